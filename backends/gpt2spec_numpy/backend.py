@@ -1,0 +1,58 @@
+"""The NumPy backend: what runs where nothing else is installed, and the oracle of the conformance suite."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype
+from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec_numpy import tape
+from gpt2spec_numpy.fast import FastNumpyOps
+from gpt2spec_numpy.ops import NumpyOps
+
+MODES = ("fast", "reference")
+
+
+class NumpyBackend(Backend):
+    """NumPy on the CPU. Nothing is compiled; the fast mode updates the optimizer's state in place."""
+
+    name = "numpy"
+    device = "cpu"
+
+    def __init__(self, dtype: str, mode: str) -> None:
+        self.mode = mode
+        self.capabilities = Capabilities(dtypes=("float32", "float64"), in_place=mode == "fast")
+        check_dtype(self.name, dtype, self.capabilities)
+        self.ops: TensorOps = FastNumpyOps(dtype) if mode == "fast" else NumpyOps(dtype)
+
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
+        """Reverse mode by autograd's tape."""
+        return tape.value_and_grad(function)
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself."""
+        return function
+
+    def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """The function itself."""
+        return function
+
+    def dropout_key(self, seed: int, step: int) -> Key:
+        """The beginning of a path of whole numbers; `fold_in` adds to it."""
+        return (seed, step)
+
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """A copy: the tensor may be updated in place later."""
+        return np.array(x, subok=False)
+
+
+def create(device: str | None = None, dtype: str = "float32", mode: str | None = None) -> NumpyBackend:
+    """Make the backend; `mode` is "fast" (default for float32) or "reference" (default for float64)."""
+    if device not in (None, "cpu"):
+        raise BackendError(f"NumPy runs on the device 'cpu', not on {device!r}")
+    if mode is None:
+        mode = "fast" if dtype == "float32" else "reference"
+    if mode not in MODES:
+        raise BackendError(f"the NumPy backend has the modes {' and '.join(MODES)}, not {mode!r}")
+    return NumpyBackend(dtype, mode)

@@ -1,0 +1,136 @@
+"""The required primitives in NumPy, differentiable by autograd; the composites keep their definitions.
+
+This is the reference: any float dtype, and no dtype is ever promoted silently (see `strict`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd.extend import defvjp, primitive
+from autograd.tracer import getval
+
+from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec_numpy.strict import StrictArray
+
+
+@primitive
+def _take(x: Any, indices: Any, axis: int) -> Any:
+    return np.take(x, indices, axis=axis)
+
+
+def _take_vjp(answer: Any, x: Any, indices: Any, axis: int) -> Any:
+    shape, dtype = x.shape, x.dtype
+
+    def vjp(g: Any) -> Any:
+        gradient = np.zeros(shape, dtype).view(type(g))
+        np.add.at(gradient, (slice(None),) * axis + (indices,), g)  # an entry taken twice counts twice
+        return gradient
+
+    return vjp
+
+
+defvjp(_take, _take_vjp)
+
+
+@primitive
+def _take_along_axis(x: Any, indices: Any, axis: int) -> Any:
+    return np.take_along_axis(x, indices, axis)
+
+
+def _take_along_axis_vjp(answer: Any, x: Any, indices: Any, axis: int) -> Any:
+    def vjp(g: Any) -> Any:
+        gradient = np.zeros(x.shape, x.dtype).view(type(g))
+        lines = [np.expand_dims(np.arange(n), tuple(j for j in range(g.ndim) if j != i)) for i, n in enumerate(g.shape)]
+        lines[axis] = indices
+        np.add.at(gradient, tuple(lines), g)
+        return gradient
+
+    return vjp
+
+
+defvjp(_take_along_axis, _take_along_axis_vjp)
+
+
+class NumpyOps(TensorOps):
+    """Reference tensor operations on `StrictArray`s."""
+
+    def asarray(self, values: Any, dtype: str) -> Tensor:
+        """A copy of its own, so that updates in place stay inside the backend."""
+        return np.array(values, dtype=dtype, order="C").view(StrictArray)
+
+    def full(self, shape: Sequence[int], value: float, dtype: str) -> Tensor:  # noqa: D102
+        return np.full(shape, value, dtype).view(StrictArray)
+
+    def arange(self, stop: int) -> Tensor:  # noqa: D102
+        return np.arange(stop, dtype=np.int32).view(StrictArray)
+
+    def astype(self, x: Tensor, dtype: str) -> Tensor:  # noqa: D102
+        return x if x.dtype == dtype else x.astype(dtype)
+
+    def stop_gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+        return getval(x)
+
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:  # noqa: D102
+        return anp.reshape(x, tuple(shape))
+
+    def permute_dims(self, x: Tensor, axes: Sequence[int]) -> Tensor:  # noqa: D102
+        return anp.transpose(x, tuple(axes))
+
+    def concat(self, xs: Sequence[Tensor], axis: int) -> Tensor:  # noqa: D102
+        return anp.concatenate(list(xs), axis)
+
+    def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return _take(x, indices, axis % x.ndim)
+
+    def take_along_axis(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return _take_along_axis(x, indices, axis % x.ndim)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:  # noqa: D102
+        return anp.matmul(a, b)
+
+    def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:  # noqa: D102
+        return anp.where(condition, a, b)
+
+    def exp(self, x: Tensor) -> Tensor:  # noqa: D102
+        return anp.exp(x)
+
+    def log(self, x: Tensor) -> Tensor:  # noqa: D102
+        return anp.log(x)
+
+    def sqrt(self, x: Tensor) -> Tensor:  # noqa: D102
+        return anp.sqrt(x)
+
+    def tanh(self, x: Tensor) -> Tensor:  # noqa: D102
+        return anp.tanh(x)
+
+    def sum(self, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:  # noqa: D102
+        return anp.sum(x, axis=axis, keepdims=keepdims)
+
+    def max(self, x: Tensor, axis: int, keepdims: bool) -> Tensor:  # noqa: D102
+        return anp.max(x, axis=axis, keepdims=keepdims)
+
+    def argmax(self, x: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return np.argmax(getval(x), axis).astype(np.int32)
+
+    def cumulative_sum(self, x: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return anp.cumsum(x, axis)
+
+    def sort(self, x: Tensor, axis: int, descending: bool) -> Tensor:  # noqa: D102
+        return self.take_along_axis(x, self.argsort(x, axis, descending), axis)
+
+    def argsort(self, x: Tensor, axis: int, descending: bool) -> Tensor:
+        """Stable in both directions: descending order is the ascending order of the negated values."""
+        values = getval(x)
+        return np.argsort(-values if descending else values, axis, kind="stable").astype(np.int32)
+
+    def fold_in(self, key: Key, index: int | Tensor) -> Key:
+        """Keys are tuples of whole numbers: the path to a dropout site."""
+        return (*key, int(index))
+
+    def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
+        """From Philox, keyed by the path."""
+        sequence = np.random.SeedSequence(key)
+        values = np.random.Generator(np.random.Philox(sequence)).random(tuple(shape), dtype=np.float32)
+        return values.view(StrictArray)

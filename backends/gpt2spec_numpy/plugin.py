@@ -1,0 +1,15 @@
+"""How gpt2spec finds this backend: the entry point `numpy` of group `gpt2spec` names this module."""
+
+from gpt2spec.backend import BackendInfo
+from gpt2spec.hookspecs import hookimpl
+
+
+@hookimpl
+def gpt2spec_backend() -> BackendInfo:
+    """The backend's name card; NumPy and autograd come with gpt2spec itself."""
+    return BackendInfo(
+        name="numpy",
+        summary="NumPy on the CPU: the reference, and fast enough to train small models",
+        factory="gpt2spec_numpy.backend:create",
+        requires=("numpy", "autograd"),
+    )

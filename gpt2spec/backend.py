@@ -1,0 +1,170 @@
+"""The whole contract of a backend.
+
+A plugin author subclasses `Backend`, gives it a `TensorOps`, and registers a `BackendInfo` through the
+entry-point group `gpt2spec` (see `gpt2spec.hookspecs`). Everything else (tokens, data order, initial weights,
+schedules, sampling, files) is the core's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.errors import BackendError
+from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map, tree_unflatten
+
+API_VERSION = 1
+"""Version of this contract. A plugin made for another is refused by name."""
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What can be said of a backend without importing its framework.
+
+    Attributes:
+        name: what `--backend` takes.
+        summary: one line for `gpt2spec backends`.
+        factory: `"package.module:callable"`, imported only when the backend is asked for; called as
+            `callable(device=..., dtype=..., **options)`, it returns a `Backend`.
+        requires: modules that must be importable.
+        extra: the extra of `gpt2spec`, or the pip requirement, that brings them.
+        api_version: the version of this contract the plugin was written for.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+    api_version: int = API_VERSION
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend says it can do; a claim of "cannot" is checked to raise `BackendError`.
+
+    Attributes:
+        dtypes: compute dtypes it accepts.
+        gradients: it has `value_and_grad`.
+        dropout: training with dropout repeats for the same (seed, step).
+        compiled: `jit` and `jit_update` compile, one program per input shape.
+        in_place: `jit_update` reuses the memory of the old state.
+    """
+
+    dtypes: tuple[str, ...] = ("float32",)
+    gradients: bool = True
+    dropout: bool = True
+    compiled: bool = False
+    in_place: bool = False
+
+
+class Backend(ABC):
+    """A framework, on one device, computing in one dtype.
+
+    Attributes:
+        name: as in its `BackendInfo`.
+        device: the device in the framework's own words.
+        dtype: what activations are computed in.
+        param_dtype: what parameters and optimizer state are kept in: float32, or float64 with `dtype`.
+        ops: its tensor operations.
+        capabilities: what it can do.
+    """
+
+    name: str
+    device: str
+    ops: TensorOps
+    capabilities: Capabilities
+
+    @property
+    def dtype(self) -> str:
+        """The compute dtype: that of `ops`."""
+        return self.ops.dtype
+
+    @property
+    def param_dtype(self) -> str:
+        """The dtype of parameters, gradients and optimizer state on the device."""
+        return self.ops.reduce_dtype
+
+    # ------------------------------------------------------------------ required: transforms
+
+    @abstractmethod
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tree]]:
+        """From `f(tree, *args) -> []` the function `(tree, *args) -> (value, gradients like the tree)`."""
+
+    @abstractmethod
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of trees, compiled per input shape where the framework does that."""
+
+    @abstractmethod
+    def jit_update(self, function: Callable[..., tuple[Tree, Any]]) -> Callable[..., tuple[Tree, Any]]:
+        """Compile `f(state, *args) -> (state, aux)`. The caller never uses the old state again."""
+
+    @abstractmethod
+    def dropout_key(self, seed: int, step: int) -> Key:
+        """The source of dropout's random numbers in one step: the same for the same (seed, step)."""
+
+    @abstractmethod
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """A tensor as a NumPy array of its own; bfloat16 comes as float32."""
+
+    # ------------------------------------------------------------------ optional
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished what it was given: for timing."""
+        return None
+
+    def put(self, array: np.ndarray) -> Tensor:
+        """An array of token ids (as int32) or numbers (as `param_dtype`) on the device."""
+        dtype = "int32" if np.issubdtype(np.asarray(array).dtype, np.integer) else self.param_dtype
+        return self.ops.asarray(array, dtype)
+
+    def load_params(self, host: dict[str, np.ndarray]) -> Tree:
+        """Host parameters on the device, as {"wte", "wpe", "ln_f", "blocks"}; also for their moments.
+
+        Names become nested dicts at their dots: `h.0.attn.c_attn.weight` is
+        `blocks[0]["attn"]["c_attn"]["weight"]` before the layers are stacked by `ops.stack_layers`.
+        """
+        params: dict[str, Any] = {}
+        blocks: dict[int, dict[str, Any]] = {}
+        for name, array in host.items():
+            *parents, leaf = name.split(".")
+            node = params
+            if parents[0] == "h":
+                node = blocks.setdefault(int(parents[1]), {})
+                parents = parents[2:]
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = self.ops.asarray(array, self.param_dtype)
+        params["blocks"] = self.ops.stack_layers([blocks[i] for i in sorted(blocks)])
+        return params
+
+    def dump_params(self, params: Tree) -> dict[str, np.ndarray]:
+        """The exact inverse of `load_params`, in checkpoint order."""
+        rest = {name: node for name, node in params.items() if name not in ("blocks", "ln_f")}
+        tree = {**rest, "h": self.ops.unstack_layers(params["blocks"]), "ln_f": params["ln_f"]}
+        return {".".join(path): self.to_numpy(leaf) for path, leaf in named_leaves(tree)}
+
+
+def check_dtype(name: str, dtype: str, capabilities: Capabilities) -> None:
+    """Raise `BackendError` unless the backend called `name` computes in `dtype`."""
+    if dtype not in capabilities.dtypes:
+        raise BackendError(f"backend {name!r} computes in {', '.join(capabilities.dtypes)}, not in {dtype!r}")
+
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "BackendError",
+    "BackendInfo",
+    "Capabilities",
+    "check_dtype",
+    "named_leaves",
+    "tree_leaves",
+    "tree_map",
+    "tree_unflatten",
+]

@@ -1,0 +1,327 @@
+"""The operations GPT-2 is written in.
+
+`TensorOps` has two tiers. The *required primitives* are abstract and named as in the Python array API
+standard; tensors also overload `+ - * /`, comparisons and basic slicing. The
+*composites* are defined here in terms of primitives, and read like the formulas they stand for; a backend may
+override any of them with its framework's fused kernel, which must then agree with the definition here.
+
+Tensors are the framework's own; this module never looks inside one beyond `.shape`. Nothing is implied:
+every dtype, axis and epsilon is passed. Python scalars take the dtype of the tensor they meet.
+Shapes: B rows, T positions, D width, H heads, d head width, V vocabulary, C cache capacity.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpt2spec.tree import Tree, named_leaves, tree_unflatten
+
+Tensor = Any
+"""A tensor of whatever framework runs."""
+Key = Any
+"""Where random numbers come from: opaque, made by `Backend.dropout_key` and split by `fold_in`."""
+
+
+class TensorOps(ABC):
+    """The tensor operations of one backend, computing in one dtype.
+
+    Attributes:
+        dtype: what activations are computed in: "float32", "bfloat16" or "float64".
+        reduce_dtype: what layer norm, softmax and losses are reduced in, never less than float32.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.reduce_dtype = "float64" if dtype == "float64" else "float32"
+
+    # ------------------------------------------------------------------ required: creation and type
+
+    @abstractmethod
+    def asarray(self, values: Any, dtype: str) -> Tensor:
+        """A tensor on the backend's device from a NumPy array or Python number."""
+
+    @abstractmethod
+    def full(self, shape: Sequence[int], value: float, dtype: str) -> Tensor:
+        """A tensor filled with `value`."""
+
+    @abstractmethod
+    def arange(self, stop: int) -> Tensor:
+        """int32 [stop]: 0, 1, ..., stop - 1."""
+
+    @abstractmethod
+    def astype(self, x: Tensor, dtype: str) -> Tensor:
+        """`x` converted to `dtype`; `x` itself where it has it already. Differentiable."""
+
+    @abstractmethod
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        """`x`, constant to `Backend.value_and_grad`."""
+
+    # ------------------------------------------------------------------ required: shape and indexing
+
+    @abstractmethod
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The values of `x` in row-major order under another shape; one extent may be -1."""
+
+    @abstractmethod
+    def permute_dims(self, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """Transposition: axis i of the result is axis `axes[i]` of `x`."""
+
+    @abstractmethod
+    def concat(self, xs: Sequence[Tensor], axis: int) -> Tensor:
+        """Tensors joined along an existing axis."""
+
+    @abstractmethod
+    def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:
+        """Entries of `x` along `axis`: that axis is replaced by the shape of `indices`.
+
+        Gradients of an entry taken several times add up. Indices are within range.
+        """
+
+    @abstractmethod
+    def take_along_axis(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:
+        """`x[..., indices[...], ...]`: one index per line along `axis`; other extents are equal."""
+
+    # ------------------------------------------------------------------ required: arithmetic
+
+    @abstractmethod
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """Matrix product of the last two axes; leading axes broadcast."""
+
+    @abstractmethod
+    def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
+        """`a` where `condition` holds and `b` elsewhere; at least one of them is a tensor."""
+
+    @abstractmethod
+    def exp(self, x: Tensor) -> Tensor:
+        """e ** x."""
+
+    @abstractmethod
+    def log(self, x: Tensor) -> Tensor:
+        """Natural logarithm."""
+
+    @abstractmethod
+    def sqrt(self, x: Tensor) -> Tensor:
+        """Square root."""
+
+    @abstractmethod
+    def tanh(self, x: Tensor) -> Tensor:
+        """Hyperbolic tangent."""
+
+    # ------------------------------------------------------------------ required: along an axis
+
+    @abstractmethod
+    def sum(self, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
+        """Sum over one axis, or over all of them (`None`)."""
+
+    @abstractmethod
+    def max(self, x: Tensor, axis: int, keepdims: bool) -> Tensor:
+        """Largest value along an axis."""
+
+    @abstractmethod
+    def argmax(self, x: Tensor, axis: int) -> Tensor:
+        """int32 position of the largest value along an axis; the lowest position on ties."""
+
+    @abstractmethod
+    def cumulative_sum(self, x: Tensor, axis: int) -> Tensor:
+        """Running sum along an axis, the first value included."""
+
+    @abstractmethod
+    def sort(self, x: Tensor, axis: int, descending: bool) -> Tensor:
+        """Values in order along an axis."""
+
+    @abstractmethod
+    def argsort(self, x: Tensor, axis: int, descending: bool) -> Tensor:
+        """int32 positions that put `x` in order; equal values keep theirs (stable)."""
+
+    # ------------------------------------------------------------------ required: randomness, for dropout only
+
+    @abstractmethod
+    def fold_in(self, key: Key, index: int | Tensor) -> Key:
+        """Another key, for part `index` of what `key` is for. Stateful generators may return `key`."""
+
+    @abstractmethod
+    def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
+        """float32 numbers in [0, 1), independent for keys that differ."""
+
+    # ------------------------------------------------------------------ composites: parts of a block
+
+    def mean(self, x: Tensor, axis: int) -> Tensor:
+        """Arithmetic mean along an axis, which stays as length 1."""
+        return self.sum(x, axis, keepdims=True) / x.shape[axis]
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x W + b: [..., in] x [in, out] -> [..., out]."""
+        return self.matmul(x, weight) + bias
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        """(x - mean) / sqrt(var + epsilon) * weight + bias over the last axis, with the biased variance."""
+        x = self.astype(x, self.reduce_dtype)
+        centred = x - self.mean(x, -1)
+        variance = self.mean(centred * centred, -1)
+        y = centred / self.sqrt(variance + epsilon) * weight + bias
+        return self.astype(y, self.dtype)
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016, the tanh form)."""
+        return 0.5 * x * (1.0 + self.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """exp(x) / sum(exp(x)) over the last axis. Each line has at least one finite value."""
+        x = self.exp(x - self.stop_gradient(self.max(x, -1, keepdims=True)))
+        return x / self.sum(x, -1, keepdims=True)
+
+    def split_heads(self, x: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, side by side in `c_attn`'s output: [B, T, 3D] -> 3 x [B, H, T, d]."""
+        B, T, width = x.shape
+        x = self.permute_dims(self.reshape(x, (B, T, 3, n_head, width // 3 // n_head)), (2, 0, 3, 1, 4))
+        return x[0], x[1], x[2]
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """Heads concatenated: [B, H, T, d] -> [B, T, D]."""
+        B, H, T, d = x.shape
+        return self.reshape(self.permute_dims(x, (0, 2, 1, 3)), (B, T, H * d))
+
+    def causal_attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        start: Tensor | None = None,
+        dropout: float = 0.0,
+        key: Key | None = None,
+    ) -> Tensor:
+        """softmax(Q K^T / sqrt(d) + mask) V: [B, H, T, d] and 2 x [B, H, S, d] -> [B, H, T, d].
+
+        The mask is 0 where a query may look and -inf elsewhere. Query i stands at position `start[b] + i`
+        and sees the keys up to its own position; without `start`, all rows stand at 0.
+        """
+        T, S, d = q.shape[2], k.shape[2], q.shape[3]
+        scores = self.matmul(q, self.permute_dims(k, (0, 1, 3, 2)))  # [B, H, T, S]
+        scores = self.astype(scores, self.reduce_dtype) / math.sqrt(d)
+        position = self.reshape(self.arange(T), (1, 1, T, 1))
+        if start is not None:
+            position = position + self.reshape(start, (-1, 1, 1, 1))  # [B, 1, T, 1]
+        visible = self.reshape(self.arange(S), (1, 1, 1, S)) <= position
+        weights = self.astype(self.softmax(self.where(visible, scores, -math.inf)), self.dtype)
+        return self.matmul(self.dropout(weights, dropout, key), v)
+
+    def dropout(self, x: Tensor, rate: float, key: Key | None) -> Tensor:
+        """Zero with probability `rate`, otherwise x / (1 - rate). Without a key, `x`: nothing is dropped."""
+        if key is None or rate == 0.0:
+            return x
+        return self.where(self.random_uniform(key, x.shape) >= rate, x / (1.0 - rate), 0.0)
+
+    # ------------------------------------------------------------------ composites: head and loss
+
+    def unembed(self, x: Tensor, wte: Tensor) -> Tensor:
+        """Logits by the tied head, x W_e^T, in `reduce_dtype`: [..., D] x [V, D] -> [..., V]."""
+        return self.astype(self.matmul(x, self.permute_dims(wte, (1, 0))), self.reduce_dtype)
+
+    def log_sum_exp(self, x: Tensor) -> Tensor:
+        """log(sum(exp(x))) over the last axis, which stays as length 1."""
+        peak = self.stop_gradient(self.max(x, -1, keepdims=True))
+        return self.log(self.sum(self.exp(x - peak), -1, keepdims=True)) + peak
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """-log softmax(logits)[target] in nats: [..., V] and [...] -> [...]."""
+        index = self.reshape(targets, (*targets.shape, 1))
+        return (self.log_sum_exp(logits) - self.take_along_axis(logits, index, -1))[..., 0]
+
+    def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy of the tied head: [B, T, D], [V, D] and [B, T] -> [].
+
+        Together, so that a backend need not hold [B, T, V].
+        """
+        losses = self.cross_entropy(self.unembed(x, wte), targets)  # [B, T]
+        return self.sum(losses, None, keepdims=False) / math.prod(targets.shape)
+
+    # ------------------------------------------------------------------ composites: layers and cache
+
+    def compute_params(self, params: Tree) -> Tree:
+        """Parameters in the compute dtype; layer norms keep theirs, since they are reduced in it."""
+        leaves = [
+            leaf if any(part.startswith("ln_") for part in path) else self.astype(leaf, self.dtype)
+            for path, leaf in named_leaves(params)
+        ]
+        return tree_unflatten(params, leaves)
+
+    def stack_layers(self, layers: list[Tree]) -> Any:
+        """One value holding the same tree for every layer, in the form that `scan_blocks` runs over."""
+        return layers
+
+    def unstack_layers(self, stacked: Any) -> list[Tree]:
+        """The exact inverse of `stack_layers`."""
+        return list(stacked)
+
+    def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
+        """Run `x, *outs = block(x, i, *trees of layer i)` for each layer in turn.
+
+        Returns the last x, and each out of the block stacked over the layers.
+        """
+        outs = []
+        for i, trees in enumerate(zip(*map(self.unstack_layers, stacked), strict=True)):
+            x, *out = block(x, i, *trees)
+            outs.append(out)
+        return x, *(self.stack_layers(list(column)) for column in zip(*outs, strict=True))
+
+    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+        """The cache with row b's `new` keys or values in slots start[b], start[b] + 1, ...
+
+        [B, H, C, d], [B, H, T, d] and [B] -> [B, H, C, d]. All slots are below C.
+        """
+        C, T = cache.shape[2], new.shape[2]
+        slot = self.reshape(start, (-1, 1, 1)) + self.reshape(self.arange(T), (1, 1, T))  # [B, 1, T]
+        hit = self.astype(self.reshape(self.arange(C), (1, C, 1)) == slot, self.dtype)  # [B, C, T]
+        hit = self.reshape(hit, (-1, 1, C, T))
+        return self.where(self.sum(hit, -1, keepdims=True) > 0, self.matmul(hit, new), cache)
+
+    # ------------------------------------------------------------------ composites: optimizer
+
+    def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of all values of all tensors together: -> []."""
+        total = self.full((), 0.0, self.reduce_dtype)
+        for x in tensors:
+            x = self.astype(x, self.reduce_dtype)
+            total = total + self.sum(x * x, None, keepdims=False)
+        return self.sqrt(total)
+
+    def adamw_update(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        m: list[Tensor],
+        v: list[Tensor],
+        decay: list[float],
+        *,
+        scale: Tensor,
+        lr: Tensor,
+        correction1: Tensor,
+        correction2: Tensor,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """One AdamW update of many tensors (Loshchilov & Hutter 2019): new params, m and v.
+
+            g = scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+            theta = theta - lr ((m / correction1) / (sqrt(v / correction2) + epsilon) + decay theta)
+
+        `scale` is the clipping factor; `correction1 = 1 - beta1^t` and `correction2 = 1 - beta2^t` correct
+        the bias at update t = 1, 2, ...; each tensor has its own `decay`. The old tensors may be overwritten.
+        """
+
+        def update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float) -> tuple[Tensor, Tensor, Tensor]:
+            g = scale * g
+            m = beta1 * m + (1.0 - beta1) * g
+            v = beta2 * v + (1.0 - beta2) * (g * g)
+            direction = (m / correction1) / (self.sqrt(v / correction2) + epsilon)
+            return p - lr * (direction + decay * p), m, v
+
+        updated = [update(*tensors) for tensors in zip(params, grads, m, v, decay, strict=True)]
+        new_params, new_m, new_v = (list(column) for column in zip(*updated, strict=True))
+        return new_params, new_m, new_v
+

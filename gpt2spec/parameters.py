@@ -1,0 +1,115 @@
+"""The weights of a GPT-2: their names, shapes, initial distribution, and whether they are matrices.
+
+On the host the parameters are a flat `dict[str, np.ndarray]` with the names of OpenAI's and Hugging
+Face's checkpoints. Projections are stored [in, out] (OpenAI's "conv1d"), and the output head has no entry:
+it is `wte.weight` transposed.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import InputError, nearest
+from gpt2spec.random import generator
+
+HostParams = dict[str, np.ndarray]
+
+
+class Weight(NamedTuple):
+    """A row of the weight table.
+
+    Attributes:
+        name: Hugging Face / OpenAI name, such as `h.0.attn.c_attn.weight`.
+        shape: the shape on the host.
+        mean: mean of the initial values: 1 for layer norm gains, otherwise 0.
+        std: standard deviation of the initial values; 0 means constant.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_matrix(self) -> bool:
+        """True for rank >= 2: the weights that `decay="matrices"` decays."""
+        return len(self.shape) >= 2
+
+
+def weight_table(config: GPT2Config) -> tuple[Weight, ...]:
+    """Every weight of the model, in checkpoint order.
+
+    Matrices start as N(0, 0.02); the two projections that write into the residual stream are scaled by
+    1/sqrt(2 L), the number of such writes (GPT-2 paper, section 2.3); biases start at 0, gains at 1.
+    """
+    D, V, T = config.n_embd, config.vocab_size, config.n_ctx
+    std = config.initializer_range
+    residual_std = std / (2 * config.n_layer) ** 0.5
+
+    def block(i: int) -> Iterator[Weight]:
+        yield Weight(f"h.{i}.ln_1.weight", (D,), 1, 0)
+        yield Weight(f"h.{i}.ln_1.bias", (D,), 0, 0)
+        yield Weight(f"h.{i}.attn.c_attn.weight", (D, 3 * D), 0, std)
+        yield Weight(f"h.{i}.attn.c_attn.bias", (3 * D,), 0, 0)
+        yield Weight(f"h.{i}.attn.c_proj.weight", (D, D), 0, residual_std)
+        yield Weight(f"h.{i}.attn.c_proj.bias", (D,), 0, 0)
+        yield Weight(f"h.{i}.ln_2.weight", (D,), 1, 0)
+        yield Weight(f"h.{i}.ln_2.bias", (D,), 0, 0)
+        yield Weight(f"h.{i}.mlp.c_fc.weight", (D, 4 * D), 0, std)
+        yield Weight(f"h.{i}.mlp.c_fc.bias", (4 * D,), 0, 0)
+        yield Weight(f"h.{i}.mlp.c_proj.weight", (4 * D, D), 0, residual_std)
+        yield Weight(f"h.{i}.mlp.c_proj.bias", (D,), 0, 0)
+
+    return (
+        Weight("wte.weight", (V, D), 0, std),
+        Weight("wpe.weight", (T, D), 0, config.wpe_initializer_range),
+        *(weight for i in range(config.n_layer) for weight in block(i)),
+        Weight("ln_f.weight", (D,), 1, 0),
+        Weight("ln_f.bias", (D,), 0, 0),
+    )
+
+
+def count_parameters(config: GPT2Config) -> int:
+    """V D + T D + L (12 D^2 + 13 D) + 2 D."""
+    return sum(weight.size for weight in weight_table(config))
+
+
+def initial_parameters(config: GPT2Config, seed: int = 0) -> HostParams:
+    """Freshly initialised float32 weights: the same bits on every machine and for every backend.
+
+    Each weight draws from its own stream, keyed by (seed, row of the weight table), so that a change of
+    one shape leaves the others as they were.
+    """
+
+    def draw(row: int, weight: Weight) -> np.ndarray:
+        if weight.std == 0:
+            return np.full(weight.shape, weight.mean, np.float32)
+        values = generator(seed, "parameters", row).standard_normal(weight.shape, dtype=np.float32)
+        values *= np.float32(weight.std)
+        return values
+
+    return {weight.name: draw(row, weight) for row, weight in enumerate(weight_table(config))}
+
+
+def check_parameters(config: GPT2Config, params: HostParams) -> None:
+    """Raise `InputError` unless `params` has exactly the weights of `config`, in their shapes."""
+    table = {weight.name: weight.shape for weight in weight_table(config)}
+    missing = [name for name in table if name not in params]
+    unknown = [name for name in params if name not in table]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise InputError(f"GPT-2 has no weight {unknown[0]!r}{more}{nearest(unknown[0], table)}")
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"the weight {missing[0]!r}{more} is missing: {len(table)} weights are expected")
+    for name, shape in table.items():
+        found = tuple(params[name].shape)
+        if found != shape:
+            raise InputError(f"the weight {name!r} has shape {list(found)}; {list(shape)} is expected")
