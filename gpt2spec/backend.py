@@ -156,6 +156,15 @@ def check_dtype(name: str, dtype: str, capabilities: Capabilities) -> None:
         raise BackendError(f"backend {name!r} computes in {', '.join(capabilities.dtypes)}, not in {dtype!r}")
 
 
+def check_flag(name: str, option: str, value: bool | str) -> bool:
+    """An option that is on or off; from the command line it comes as "true" or "false"."""
+    flags = {"true": True, "false": False}
+    text = str(value).lower()
+    if text not in flags:
+        raise BackendError(f"option {option!r} of backend {name!r} is true or false, not {value!r}")
+    return flags[text]
+
+
 __all__ = [
     "API_VERSION",
     "Backend",
@@ -163,6 +172,7 @@ __all__ = [
     "BackendInfo",
     "Capabilities",
     "check_dtype",
+    "check_flag",
     "named_leaves",
     "tree_leaves",
     "tree_map",

@@ -55,9 +55,7 @@ class GPT2Config:
             elif not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"{field.name} is a number, not {value!r}")
         if self.n_embd % self.n_head:
-            raise ConfigError(
-                f"n_embd must be a multiple of n_head: {self.n_embd} / {self.n_head} is no whole number"
-            )
+            raise ConfigError(f"n_embd must be a multiple of n_head: {self.n_embd} / {self.n_head} is no whole number")
         for name in ("dropout", "attn_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is a probability from 0 to below 1, not {getattr(self, name)}")

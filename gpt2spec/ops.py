@@ -324,4 +324,3 @@ class TensorOps(ABC):
         updated = [update(*tensors) for tensors in zip(params, grads, m, v, decay, strict=True)]
         new_params, new_m, new_v = (list(column) for column in zip(*updated, strict=True))
         return new_params, new_m, new_v
-

@@ -26,7 +26,7 @@ class AdamW:
         epsilon: added to the root of the second moment, after bias correction.
         weight_decay: lambda in theta -= lr (... + lambda theta).
         decay: "all" decays every weight; "matrices" only those of rank 2, not biases and gains.
-        clip: the most the gradient's global norm may be; longer gradients are scaled down to it. None: off.
+        clip: the most the gradient's global norm may be; longer gradients are scaled down to it. 0: off.
     """
 
     beta1: float = 0.9
@@ -34,7 +34,7 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     decay: Literal["all", "matrices"] = "all"
-    clip: float | None = None
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
@@ -46,8 +46,8 @@ class AdamW:
             raise ConfigError(f"weight_decay is at least 0, not {self.weight_decay}")
         if self.decay not in ("all", "matrices"):
             raise ConfigError(f"decay is 'all' or 'matrices', not {self.decay!r}")
-        if self.clip is not None and not self.clip > 0.0:
-            raise ConfigError(f"clip is above 0, or left out, not {self.clip}")
+        if not self.clip >= 0.0:
+            raise ConfigError(f"clip is above 0, or 0 for none, not {self.clip}")
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def decay_rates(adamw: AdamW, params: Tree) -> list[float]:
     return [adamw.weight_decay if decayed else 0.0 for decayed in decays]
 
 
-def clip_scale(ops: TensorOps, norm: Tensor, clip: float | None) -> Tensor | float:
-    """The factor min(1, clip / norm) that brings a gradient of that norm within `clip`."""
-    if clip is None:
+def clip_scale(ops: TensorOps, norm: Tensor, clip: float) -> Tensor | float:
+    """The factor min(1, clip / norm) that brings a gradient of that norm within `clip`; 1 for a clip of 0."""
+    if clip == 0.0:
         return 1.0
     return ops.where(norm > clip, clip / norm, 1.0)
 

@@ -31,7 +31,7 @@ def tree_unflatten(tree: Tree, leaves: list[Any]) -> Tree:
 
 def named_leaves(tree: Tree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, leaf) pairs in order; a path holds dict keys and list indices as strings."""
-    if isinstance(tree, dict | list):
+    if isinstance(tree, (dict, list)):  # a tuple, not `|`: compilers that trace Python know it
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         for key, value in items:
             yield from named_leaves(value, (*prefix, str(key)))

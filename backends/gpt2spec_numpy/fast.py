@@ -1,2 +1,123 @@
+"""The same operations for speed: plain arrays, fused composites, and an optimizer that works in place."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from autograd.tracer import isbox
+
+from gpt2spec.ops import Key, Tensor
+from gpt2spec_numpy import kernels
+from gpt2spec_numpy.fused import in_pieces
 from gpt2spec_numpy.ops import NumpyOps
-class FastNumpyOps(NumpyOps): pass
+
+
+class FastNumpyOps(NumpyOps):
+    """NumPy arrays without checks; each override agrees with the definition in `TensorOps`."""
+
+    def asarray(self, values: Any, dtype: str) -> Tensor:
+        """A copy of its own: the optimizer writes into it."""
+        return np.array(values, dtype=dtype, order="C")
+
+    def full(self, shape: Sequence[int], value: float, dtype: str) -> Tensor:
+        """Zeros come untouched from the system, which is free."""
+        return np.zeros(shape, dtype) if value == 0.0 else np.full(shape, value, dtype)
+
+    def arange(self, stop: int) -> Tensor:  # noqa: D102
+        return np.arange(stop, dtype=np.int32)
+
+    def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:  # noqa: D102
+        return super().random_uniform(key, shape).view(np.ndarray)
+
+    def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:
+        """Rows by their own kernel: the gradient of an embedding is nearly all zeros."""
+        return kernels.rows(x, indices) if axis == 0 and x.ndim == 2 else super().take(x, indices, axis)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: D102
+        return kernels.linear(x, weight, bias)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:  # noqa: D102
+        return kernels.layer_norm(x, weight, bias, epsilon)
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:  # noqa: D102
+        return kernels.gelu_tanh(x)
+
+    def split_heads(self, x: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+        q, k, v = (kernels.head_part(x, part, n_head) for part in range(3))
+        return q, k, v
+
+    def causal_attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        start: Tensor | None = None,
+        dropout: float = 0.0,
+        key: Key | None = None,
+    ) -> Tensor:
+        """Fused from position 0; the definition for cached rows and for dropout on the weights."""
+        if start is None and (key is None or dropout == 0.0):
+            return kernels.causal_attention(q, k, v)
+        return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
+
+    def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
+        """Logits of a few hundred positions at a time; gradients only where something is to be differentiated."""
+        if isbox(x) or isbox(wte):
+            return kernels.head_cross_entropy(x, wte, targets)
+        rows = x.reshape(-1, x.shape[-1])
+        return np.asarray(kernels.head_losses(rows, wte, targets.reshape(-1), None) / targets.size, x.dtype)
+
+    def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Squares summed piece by piece, the pieces in float64."""
+
+        def square(x: Any) -> float:
+            flat = x.reshape(-1)
+            return sum(in_pieces(lambda piece: float(np.dot(flat[piece], flat[piece])), flat.size, 1))
+
+        return np.asarray(math.sqrt(sum(map(square, tensors))), self.reduce_dtype)
+
+    def adamw_update(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        m: list[Tensor],
+        v: list[Tensor],
+        decay: list[float],
+        *,
+        scale: Tensor,
+        lr: Tensor,
+        correction1: Tensor,
+        correction2: Tensor,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """In place, piece by piece: each value goes through memory once."""
+        step, root = float(lr) / float(correction1), 1.0 / float(correction2)
+        factor = float(scale)
+        for *tensors, rate in zip(params, grads, m, v, decay, strict=True):
+            flat = [x.reshape(-1) for x in tensors]
+            kept = 1.0 - float(lr) * rate
+
+            def work(piece: slice, flat: list[Any] = flat, kept: float = kept) -> None:
+                p, g, m, v = (x[piece] for x in flat)
+                a = g * factor
+                b = a * a
+                b *= 1.0 - beta2
+                v *= beta2
+                v += b
+                a *= 1.0 - beta1
+                m *= beta1
+                m += a
+                np.multiply(v, root, out=b)
+                np.sqrt(b, out=b)
+                b += epsilon
+                np.divide(m, b, out=b)
+                b *= step
+                p *= kept
+                p -= b
+
+            in_pieces(work, flat[0].size, 1)
+        return params, m, v

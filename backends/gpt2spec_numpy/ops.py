@@ -9,6 +9,7 @@ from typing import Any
 import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
+from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval
 
 from gpt2spec.ops import Key, Tensor, TensorOps
@@ -53,6 +54,20 @@ def _take_along_axis_vjp(answer: Any, x: Any, indices: Any, axis: int) -> Any:
 defvjp(_take_along_axis, _take_along_axis_vjp)
 
 
+@primitive
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    return np.where(condition, a, b)
+
+
+# autograd's own gradient of `where` fills with float64 zeros, which would promote.
+defvjp(
+    _where,
+    lambda answer, condition, a, b: unbroadcast_f(a, lambda g: np.where(condition, g, 0.0)),
+    lambda answer, condition, a, b: unbroadcast_f(b, lambda g: np.where(condition, 0.0, g)),
+    argnums=(1, 2),
+)
+
+
 class NumpyOps(TensorOps):
     """Reference tensor operations on `StrictArray`s."""
 
@@ -91,7 +106,7 @@ class NumpyOps(TensorOps):
         return anp.matmul(a, b)
 
     def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:  # noqa: D102
-        return anp.where(condition, a, b)
+        return _where(condition, a, b)
 
     def exp(self, x: Tensor) -> Tensor:  # noqa: D102
         return anp.exp(x)

@@ -42,7 +42,10 @@ def backward(end: VJPNode, gradient: Any, roots: list[VJPNode]) -> list[Any]:
         if node in wanted:
             found[node] = total
             continue
+        fresh = getattr(node.vjp, "fresh", False)  # its gradients are new arrays, which may be added to in place
         for parent, part in zip(node.parents, node.vjp(total), strict=True):
-            outgoing[parent] = add_outgrads(outgoing.get(parent), part)
+            before = outgoing.get(parent)
+            total, mutable = add_outgrads(before, part)
+            outgoing[parent] = (total, mutable or (fresh and before is None))
         node.vjp, node.parents = None, ()  # what the node saved may go
     return [found.get(root) for root in roots]

@@ -1,1 +1,22 @@
+"""Text to token shards to batches: deterministic, resumable, larger than memory."""
 
+from gpt2spec.data.batches import Batch, Batches, validation_batches
+from gpt2spec.data.dataset import Dataset, open_dataset, open_prepared
+from gpt2spec.data.manifest import Manifest, read_manifest
+from gpt2spec.data.prepare import prepare
+from gpt2spec.data.shards import Tokens, read_shard, write_shard
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Dataset",
+    "Manifest",
+    "Tokens",
+    "open_dataset",
+    "open_prepared",
+    "prepare",
+    "read_manifest",
+    "read_shard",
+    "validation_batches",
+    "write_shard",
+]

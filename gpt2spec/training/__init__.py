@@ -1,1 +1,1 @@
-
+"""Training runs: their settings, their directory on disk, and the loop."""

@@ -1,0 +1,120 @@
+"""The JAX backend: functions compiled by XLA, with the state's memory donated."""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+
+from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag
+from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec_jax.ops import JaxOps
+
+CHECKPOINT_ORDER = [
+    *("wte", "wpe", "h", "ln_f"),
+    *("ln_1", "attn", "ln_2", "mlp"),
+    *("c_attn", "c_fc", "c_proj"),
+    *("weight", "bias"),
+]
+"""Parts of weights' names in the order of a checkpoint."""
+
+
+class JaxBackend(Backend):
+    """JAX on one device; blocks are stacked."""
+
+    name = "jax"
+    capabilities = Capabilities(dtypes=("float32", "bfloat16", "float64"), compiled=True, in_place=True)
+
+    def __init__(self, device: jax.Device, dtype: str, remat: bool) -> None:
+        check_dtype(self.name, dtype, self.capabilities)
+        self.device = f"{device.platform}:{device.id}"
+        self.ops: JaxOps = (Float64JaxOps if dtype == "float64" else JaxOps)(dtype, device, remat)
+
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
+        """Reverse mode by JAX."""
+        return self._in_precision(jax.value_and_grad(function))
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """One XLA program per shape."""
+        return self._in_precision(jax.jit(function))
+
+    def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """One XLA program per shape; the new state takes the memory of the old one."""
+        return self._in_precision(jax.jit(function, donate_argnums=0))
+
+    def dropout_key(self, seed: int, step: int) -> Key:
+        """A JAX key whose bits are a hash of both numbers."""
+        digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+        data = jax.device_put(np.frombuffer(digest, np.uint32), self.ops.device)
+        return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """A copy on the host."""
+        return np.array(x, np.float32 if x.dtype == jnp.bfloat16 else x.dtype)
+
+    def dump_params(self, params: Any) -> dict[str, np.ndarray]:
+        """In checkpoint order, which JAX does not keep: what a compiled function returns has sorted keys."""
+
+        def place(name: str) -> list[int]:
+            return [int(part) if part.isdigit() else CHECKPOINT_ORDER.index(part) for part in name.split(".")]
+
+        host = super().dump_params(params)
+        return {name: host[name] for name in sorted(host, key=place)}
+
+    def synchronize(self) -> None:
+        """Wait until a computation that is queued behind all others has finished."""
+        (jax.device_put(np.zeros((), np.float32), self.ops.device) + 0).block_until_ready()
+
+    def _in_precision(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return in_float64(function) if self.dtype == "float64" else function
+
+
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, run while JAX allows 64-bit numbers; elsewhere in the process they stay off."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.enable_x64(True):
+            return function(*args, **kwargs)
+
+    return run
+
+
+class Float64JaxOps(JaxOps):
+    """Every operation in 64-bit mode. Operators on tensors outside `jit` are JAX's own: it warns of those."""
+
+
+for _name in dir(TensorOps):
+    if not _name.startswith("_"):
+        setattr(Float64JaxOps, _name, in_float64(getattr(JaxOps, _name)))
+
+
+def create(device: str | None = None, dtype: str = "float32", remat: bool | str = False) -> JaxBackend:
+    """Make the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own."""
+    remat = check_flag("jax", "remat", remat)
+    _keep_compiled_programs()
+    return JaxBackend(find_device(device), dtype, remat)
+
+
+def _keep_compiled_programs() -> None:
+    """In the user's cache folder, unless JAX was told of another."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = Path(platformdirs.user_cache_dir("gpt2spec")) / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
+
+
+def find_device(name: str | None) -> jax.Device:
+    """The device called `name`, a platform with or without a number."""
+    if name is None:
+        return jax.devices()[0]
+    platform, _, number = name.partition(":")
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):
+        return jax.devices(platform)[int(number or 0)]
+    known = [f"{d.platform}:{d.id}" for d in {*jax.devices(), *jax.devices("cpu")}]
+    raise BackendError(f"JAX has no device {name!r} here; there is {', '.join(sorted(known))}")

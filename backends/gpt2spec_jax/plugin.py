@@ -1,0 +1,16 @@
+"""How gpt2spec finds this backend: the entry point `jax` of group `gpt2spec` names this module."""
+
+from gpt2spec.backend import BackendInfo
+from gpt2spec.hookspecs import hookimpl
+
+
+@hookimpl
+def gpt2spec_backend() -> BackendInfo:
+    """The backend's name card."""
+    return BackendInfo(
+        name="jax",
+        summary="JAX on CPU, GPU and TPU: one compiled program a step, layers by scan",
+        factory="gpt2spec_jax.backend:create",
+        requires=("jax",),
+        extra="jax",
+    )

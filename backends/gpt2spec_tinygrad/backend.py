@@ -1,0 +1,94 @@
+"""The tinygrad backend: each step is captured once as a list of kernels, and replayed."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tinygrad.device import Device
+from tinygrad.dtype import dtypes
+from tinygrad.helpers import DEV
+
+from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag, tree_leaves, tree_unflatten
+from gpt2spec.ops import Key, Tensor
+from gpt2spec_tinygrad import clang
+from gpt2spec_tinygrad.ops import TinygradOps
+from gpt2spec_tinygrad.program import compiled
+
+DEVICES = ("METAL", "AMD", "NV", "CUDA", "QCOM", "CL", "CPU", "WEBGPU")
+"""Devices of tinygrad, in the order in which it would choose."""
+
+
+class TinygradBackend(Backend):
+    """tinygrad on one device; blocks are a list of layers."""
+
+    name = "tinygrad"
+
+    def __init__(self, device: str, dtype: str, jit: bool) -> None:
+        wide = device.split(":")[0] in ("CPU", "CUDA", "NV", "AMD")
+        names = ("float32", "bfloat16", "float64") if wide else ("float32",)
+        self.capabilities = Capabilities(dtypes=names, compiled=jit, in_place=jit)
+        check_dtype(self.name, dtype, self.capabilities)
+        self.device = device
+        self.captured = jit
+        self.ops: TinygradOps = TinygradOps(dtype, device)
+
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
+        """Reverse mode by tinygrad, lazy like everything in it."""
+
+        def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
+            value = function(tree, *args)
+            return value, tree_unflatten(tree, value.gradient(*tree_leaves(tree)))
+
+        return evaluate
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """One TinyJit per shape, unless `jit` is off."""
+        return compiled(function, updates=False) if self.captured else function
+
+    def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """One TinyJit per shape, which assigns the new state to the buffers of the old one."""
+        return compiled(function, updates=True) if self.captured else function
+
+    def dropout_key(self, seed: int, step: int) -> Key:
+        """Two words for Threefry: a hash of both numbers."""
+        digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+        return self.ops.asarray(np.frombuffer(digest, np.uint32), "uint32")
+
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """A copy on the host."""
+        return np.array((x.cast(dtypes.float32) if x.dtype == dtypes.bfloat16 else x).numpy())
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        Device[self.device].synchronize()  # type: ignore[no-untyped-call]
+
+
+def create(device: str | None = None, dtype: str = "float32", jit: bool | str = True) -> TinygradBackend:
+    """Make the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own."""
+    captured = check_flag("tinygrad", "jit", jit)
+    if device is None and not DEV.device:  # DEV is the variable by which tinygrad is told a device
+        device = [*_accelerators(), "CPU"][0]
+    name = Device.canonicalize(device)
+    if name == "CPU":
+        clang.provide()
+    if not _works(name):
+        known = ", ".join([*_accelerators(), "CPU"])
+        raise BackendError(f"tinygrad has no device {device!r} here; there is {known}")
+    return TinygradBackend(name, dtype, captured)
+
+
+def _accelerators() -> list[str]:
+    return [name for name in DEVICES if name != "CPU" and _works(name)]
+
+
+def _works(device: str) -> bool:
+    """Whether tinygrad can open the device: it has no other way to tell."""
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or not (number or "0").isdigit():
+        return False
+    try:
+        Device[device]
+    except Exception:
+        return False
+    return True

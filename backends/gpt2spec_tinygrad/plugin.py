@@ -1,0 +1,16 @@
+"""How gpt2spec finds this backend: the entry point `tinygrad` of group `gpt2spec` names this module."""
+
+from gpt2spec.backend import BackendInfo
+from gpt2spec.hookspecs import hookimpl
+
+
+@hookimpl
+def gpt2spec_backend() -> BackendInfo:
+    """The backend's name card."""
+    return BackendInfo(
+        name="tinygrad",
+        summary="tinygrad on CPU, CUDA, METAL and more: one captured program a step",
+        factory="gpt2spec_tinygrad.backend:create",
+        requires=("tinygrad",),
+        extra="tinygrad",
+    )

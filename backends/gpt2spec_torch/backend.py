@@ -1,0 +1,167 @@
+"""The PyTorch backend: eager, or compiled as one graph a step."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo
+
+from gpt2spec.backend import (
+    Backend,
+    BackendError,
+    Capabilities,
+    check_dtype,
+    check_flag,
+    tree_leaves,
+    tree_unflatten,
+)
+from gpt2spec.ops import Key, Tensor
+from gpt2spec_torch.ops import TorchOps
+
+COMPILE_SETTINGS = {
+    "trace_autograd_ops": True,  # gradients are part of the graph
+    "recompile_limit": 256,  # a program per shape and bucket is what is meant
+    "accumulated_recompile_limit": 4096,
+}
+
+
+class TorchBackend(Backend):
+    """PyTorch on one device; blocks are a list of layers."""
+
+    name = "torch"
+
+    def __init__(self, device: torch.device, dtype: str, compiled: bool) -> None:
+        dtypes = ("float32", "bfloat16") if device.type == "mps" else ("float32", "bfloat16", "float64")
+        self.capabilities = Capabilities(dtypes=dtypes, compiled=compiled, in_place=True)
+        check_dtype(self.name, dtype, self.capabilities)
+        self.device = str(device)
+        self.compiled = compiled
+        self.ops: TorchOps = TorchOps(dtype, device)
+
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
+        """Reverse mode by autograd."""
+
+        def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
+            with torch.enable_grad():
+                roots = [leaf.detach().requires_grad_() for leaf in tree_leaves(tree)]
+                value = function(tree_unflatten(tree, roots), *args)
+                gradients = torch.autograd.grad(value, roots, allow_unused=True, materialize_grads=True)
+            return value.detach(), tree_unflatten(tree, list(gradients))
+
+        return seeded(evaluate)
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function without a tape, compiled per shape unless `compile` is off."""
+        return self._compile(function, in_place=False)
+
+    def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """The new state is written into the tensors of the old one, which are returned."""
+
+        def update(state: Any, *args: Any) -> Any:
+            new, aux = function(state, *args)
+            _overwrite(tree_leaves(state), tree_leaves(new))
+            return aux
+
+        compiled = self._compile(update, in_place=True)
+
+        def run(state: Any, *args: Any) -> tuple[Any, Any]:
+            aux = compiled(state, *args)
+            return state, aux
+
+        return run
+
+    def _compile(self, function: Callable[..., Any], in_place: bool) -> Callable[..., Any]:
+        ops = self.ops
+
+        def call(*args: Any) -> Any:
+            with torch.no_grad():
+                return function(*args)
+
+        program = torch.compile(call, fullgraph=True, dynamic=False) if self.compiled else call
+
+        def run(*args: Any) -> Any:
+            ops.in_place = in_place
+            try:
+                with torch._dynamo.config.patch(COMPILE_SETTINGS):
+                    return program(*args)
+            finally:
+                ops.in_place = False
+
+        return seeded(run)
+
+    def dropout_key(self, seed: int, step: int) -> Key:
+        """A generator seeded from both numbers. It advances: a key serves one step."""
+        digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+        return torch.Generator(self.ops.device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """A copy on the host."""
+        x = x.detach()
+        return x.to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype, copy=True).numpy()
+
+    def synchronize(self) -> None:
+        """Wait for the accelerator; the CPU is never behind."""
+        if self.ops.device.type != "cpu":
+            torch.accelerator.synchronize(self.ops.device)
+
+
+SEEDED = "seeded"
+"""Stands for a key inside the transforms: PyTorch's default generator has been seeded from it."""
+
+
+def seeded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the seed of a generator among the arguments to the default one, and leave that as it was found.
+
+    A graph cannot take a generator as its argument, and fused kernels draw from the default one only.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        keys = [arg for arg in args if isinstance(arg, torch.Generator)]
+        if not keys:
+            return function(*args)
+        devices = [] if keys[0].device.type == "cpu" else [keys[0].device.index or 0]
+        with torch.random.fork_rng(devices, device_type=keys[0].device.type if devices else "cuda"):
+            torch.manual_seed(keys[0].initial_seed())
+            return function(*(SEEDED if isinstance(arg, torch.Generator) else arg for arg in args))
+
+    return run
+
+
+def _overwrite(old: list[Tensor], new: list[Tensor]) -> None:
+    """Copy new tensors into old ones, where they are not those already.
+
+    A new one that is the old one of another entry must be saved first. In a graph all are: that costs nothing
+    there, while a look at identities would tie the program to these very tensors.
+    """
+    pairs = [(x, y) for x, y in zip(old, new, strict=True) if x is not y]
+    if torch.compiler.is_compiling():
+        pairs = [(x, y.clone()) for x, y in pairs]
+    else:
+        held = {id(x) for x in old}
+        pairs = [(x, y.clone() if id(y) in held else y) for x, y in pairs]
+    for x, y in pairs:
+        x.copy_(y)
+
+
+def create(device: str | None = None, dtype: str = "float32", compile: bool | str = True) -> TorchBackend:
+    """Make the backend on a device in PyTorch's words; the default is its accelerator, or else the CPU."""
+    compiled = check_flag("torch", "compile", compile)
+    available = available_devices()
+    if device is None:
+        device = available[-1].split(":")[0] if len(available) > 1 else "cpu"
+    if device not in available:
+        raise BackendError(f"PyTorch has no device {device!r} here; there is {', '.join(available)}")
+    return TorchBackend(torch.device(device), dtype, compiled)
+
+
+def available_devices() -> list[str]:
+    """What `torch.device` takes on this machine, the CPU first: cpu, cuda, cuda:0, ..."""
+    if not torch.accelerator.is_available():
+        return ["cpu"]
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None
+    return ["cpu", kind.type, *(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()))]

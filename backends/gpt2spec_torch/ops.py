@@ -1,0 +1,246 @@
+"""The operations in PyTorch, with its fused kernels for attention, norms, losses and the optimizer."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec_torch.head import head_cross_entropy
+
+
+class TorchOps(TensorOps):
+    """Tensor operations on one device.
+
+    Attributes:
+        device: where tensors are made.
+        in_place: `cache_write` may overwrite the cache: set while `jit_update` runs.
+    """
+
+    def __init__(self, dtype: str, device: torch.device) -> None:
+        super().__init__(dtype)
+        self.device = device
+        self.in_place = False
+
+    def asarray(self, values: Any, dtype: str) -> Tensor:
+        """A copy; to CUDA it goes through pinned memory, so that the host need not wait."""
+        host = torch.tensor(np.ascontiguousarray(values).reshape(np.shape(values))).to(getattr(torch, dtype))
+        if self.device.type == "cuda":
+            return host.pin_memory().to(self.device, non_blocking=True)
+        return host.to(self.device)
+
+    def full(self, shape: Sequence[int], value: float, dtype: str) -> Tensor:  # noqa: D102
+        return torch.full(tuple(shape), value, dtype=getattr(torch, dtype), device=self.device)
+
+    def arange(self, stop: int) -> Tensor:  # noqa: D102
+        return torch.arange(stop, dtype=torch.int32, device=self.device)
+
+    def astype(self, x: Tensor, dtype: str) -> Tensor:  # noqa: D102
+        return x.to(getattr(torch, dtype))
+
+    def stop_gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x.detach()
+
+    # ------------------------------------------------------------------ shape and indexing
+
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:  # noqa: D102
+        return x.reshape(tuple(shape))
+
+    def permute_dims(self, x: Tensor, axes: Sequence[int]) -> Tensor:  # noqa: D102
+        return x.permute(tuple(axes))
+
+    def concat(self, xs: Sequence[Tensor], axis: int) -> Tensor:  # noqa: D102
+        return torch.cat(list(xs), axis)
+
+    def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
+        axis %= x.ndim
+        if axis == 0 and x.ndim == 2:
+            return F.embedding(indices, x)
+        shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return x.index_select(axis, indices.reshape(-1)).reshape(shape)
+
+    def take_along_axis(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return x.gather(axis, indices.long())
+
+    # ------------------------------------------------------------------ arithmetic
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:  # noqa: D102
+        return torch.matmul(a, b)
+
+    def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:  # noqa: D102
+        return torch.where(condition, a, b)
+
+    def exp(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(x)
+
+    def log(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.log(x)
+
+    def sqrt(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.sqrt(x)
+
+    def tanh(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.tanh(x)
+
+    # ------------------------------------------------------------------ along an axis
+
+    def sum(self, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
+        """In the dtype of `x`: PyTorch's own default turns int32 into int64."""
+        return torch.sum(x, axis, keepdims, dtype=x.dtype)
+
+    def max(self, x: Tensor, axis: int, keepdims: bool) -> Tensor:  # noqa: D102
+        return torch.amax(x, axis, keepdims)
+
+    def argmax(self, x: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return torch.argmax(x, axis).int()
+
+    def cumulative_sum(self, x: Tensor, axis: int) -> Tensor:  # noqa: D102
+        return torch.cumsum(x, axis, dtype=x.dtype)
+
+    def sort(self, x: Tensor, axis: int, descending: bool) -> Tensor:  # noqa: D102
+        return torch.sort(x, dim=axis, descending=descending).values
+
+    def argsort(self, x: Tensor, axis: int, descending: bool) -> Tensor:  # noqa: D102
+        return torch.argsort(x, dim=axis, descending=descending, stable=True).int()
+
+    # ------------------------------------------------------------------ randomness
+
+    def fold_in(self, key: Key, index: int | Tensor) -> Key:
+        """The key itself: a generator gives other numbers each time."""
+        return key
+
+    def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
+        """From the key's generator; inside the backend's transforms from the default one, which they seeded."""
+        generator = key if isinstance(key, torch.Generator) else None
+        return torch.rand(tuple(shape), generator=generator, device=self.device, dtype=torch.float32)
+
+    def dropout(self, x: Tensor, rate: float, key: Key | None) -> Tensor:
+        """PyTorch's kernel draws from the default generator, so it serves inside the transforms only."""
+        if key is None or rate == 0.0 or isinstance(key, torch.Generator):
+            return super().dropout(x, rate, key)
+        return F.dropout(x, rate, training=True)
+
+    # ------------------------------------------------------------------ parts of a block
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """One matrix product for all rows; weights [in, out] get gradients that lie in memory like them."""
+        y = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
+        return y.reshape(*x.shape[:-1], weight.shape[1])
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:  # noqa: D102
+        y = F.layer_norm(self.astype(x, self.reduce_dtype), weight.shape, weight, bias, epsilon)
+        return self.astype(y, self.dtype)
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:  # noqa: D102
+        return F.gelu(x, approximate="tanh")
+
+    def softmax(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.softmax(x, -1)
+
+    def causal_attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        start: Tensor | None = None,
+        dropout: float = 0.0,
+        key: Key | None = None,
+    ) -> Tensor:
+        """PyTorch's fused attention, which never holds all scores, unless they are dropped out."""
+        if dropout > 0.0 and key is not None:
+            return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
+        if start is None:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        position = start.reshape(-1, 1, 1, 1) + self.arange(q.shape[2]).reshape(1, 1, -1, 1)  # [B, 1, T, 1]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.arange(k.shape[2]) <= position)
+
+    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+        """By indexing, and into the cache itself where its old content is not needed any more."""
+        cache = cache if self.in_place else cache.clone()
+        rows = self.arange(new.shape[0]).reshape(-1, 1)
+        slots = start.reshape(-1, 1) + self.arange(new.shape[2])  # [B, T]
+        cache[rows, :, slots] = new.permute(0, 2, 1, 3)
+        return cache
+
+    # ------------------------------------------------------------------ head, loss and optimizer
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+        losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="none")
+        return losses.reshape(targets.shape)
+
+    def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
+        """Some rows at a time: see `head`."""
+        dtype = getattr(torch, self.reduce_dtype)
+        return head_cross_entropy(x.reshape(-1, x.shape[-1]), wte, targets.reshape(-1).long(), dtype)
+
+    def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:  # noqa: D102
+        norms = torch._foreach_norm([self.astype(x, self.reduce_dtype) for x in tensors])
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def adamw_update(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        m: list[Tensor],
+        v: list[Tensor],
+        decay: list[float],
+        *,
+        scale: Tensor,
+        lr: Tensor,
+        correction1: Tensor,
+        correction2: Tensor,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """PyTorch's fused AdamW, in place. Compiled, the definition becomes one loop a tensor by itself."""
+        if torch.compiler.is_compiling():
+            return super().adamw_update(
+                params,
+                grads,
+                m,
+                v,
+                decay,
+                scale=scale,
+                lr=lr,
+                correction1=correction1,
+                correction2=correction2,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=epsilon,
+            )
+        step = _update_number(correction1, correction2, beta1, beta2)
+        for rate in dict.fromkeys(decay):
+            group = [i for i, own in enumerate(decay) if own == rate]
+            torch._fused_adamw_(
+                [params[i] for i in group],
+                [grads[i] for i in group],
+                [m[i] for i in group],
+                [v[i] for i in group],
+                max_exp_avg_sqs=[],
+                state_steps=[step] * len(group),
+                lr=lr,
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=rate,
+                eps=epsilon,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=1.0 / scale if isinstance(scale, torch.Tensor) else None,
+            )
+        return params, m, v
+
+
+def _update_number(correction1: Tensor, correction2: Tensor, beta1: float, beta2: float) -> Tensor:
+    """t of `correction = 1 - beta^t`, which is what the fused kernel asks for, without waiting for the device.
+
+    The slower of the two decays tells it best. When its correction has become 1, so have both.
+    """
+    beta, correction = max((beta1, correction1), (beta2, correction2), key=lambda pair: pair[0])
+    if beta == 0.0:
+        return torch.ones_like(correction)
+    return torch.round(torch.log1p(-correction) / math.log(beta)).clamp(1.0, 2.0**24).float()

@@ -1,0 +1,16 @@
+"""How gpt2spec finds this backend: the entry point `torch` of group `gpt2spec` names this module."""
+
+from gpt2spec.backend import BackendInfo
+from gpt2spec.hookspecs import hookimpl
+
+
+@hookimpl
+def gpt2spec_backend() -> BackendInfo:
+    """The backend's name card."""
+    return BackendInfo(
+        name="torch",
+        summary="PyTorch on CPU, CUDA and whatever else it runs on, compiled by default",
+        factory="gpt2spec_torch.backend:create",
+        requires=("torch",),
+        extra="torch",
+    )

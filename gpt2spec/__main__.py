@@ -1,0 +1,8 @@
+"""`python -m gpt2spec`: the command line."""
+
+import sys
+
+from gpt2spec.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""`gpt2spec generate`: continue a prompt."""
+
+import argparse
+from pathlib import Path
+
+NAME = "generate"
+HELP = "continue a prompt with a trained model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="run directory or checkpoint")
+    parser.add_argument("--prompt", default="", help="text to continue (default: the beginning of a new text)")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add (default: 64)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that together reach P")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another sample (default: 0)")
+    parser.add_argument("--backend", default="numpy", metavar="NAME", help="who computes (default: numpy)")
+    parser.add_argument("--device", metavar="NAME", help="in the backend's own words")
+    parser.add_argument("--dtype", default="float32", help="what to compute in (default: float32)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the prompt and its continuation."""
+    from gpt2spec.checkpoints.native import find_checkpoint, load_model
+    from gpt2spec.decoding.loop import generate
+    from gpt2spec.plugins import load_backend
+    from gpt2spec.tokenizer import gpt2_tokenizer
+
+    tokenizer = gpt2_tokenizer()
+    config, params = load_model(find_checkpoint(args.checkpoint))
+    backend = load_backend(args.backend, device=args.device, dtype=args.dtype)
+    prompt = tokenizer.encode(args.prompt) or [tokenizer.end_of_text]
+    generation = generate(
+        backend,
+        config,
+        params,
+        [prompt],
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+        stop_token=tokenizer.end_of_text,
+    )[0]
+    print(args.prompt + tokenizer.decode(generation.tokens))
+    return 0

@@ -1,0 +1,146 @@
+"""`gpt2spec info`: the weights of a GPT-2, and what it costs to train and run. Measures nothing."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt2spec.config import GPT2Config
+    from gpt2spec.parameters import Weight
+
+NAME = "info"
+HELP = "show a model's weights, parameter counts, arithmetic and memory"
+DTYPES = ("float32", "bfloat16")
+BINARY = ("bytes", "KiB", "MiB", "GiB", "TiB")
+DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("preset", nargs="?", help="a named size, such as gpt2 or 124M; without one, list them all")
+    parser.add_argument("--context", type=int, help="positions of a sequence (default: as many as the model has)")
+    parser.add_argument("--batch-size", type=int, default=1, help="sequences of a step (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one model, or the table of all."""
+    from gpt2spec.config import PRESETS, preset
+
+    if args.preset is None:
+        described = {name: {"config": dataclasses.asdict(config)} for name, config in PRESETS.items()}
+        print(json.dumps(described, indent=2) if args.json else presets_text())
+        return 0
+    config = preset(args.preset)
+    context = config.n_ctx if args.context is None else args.context
+    description = describe(config, context, args.batch_size)
+    print(json.dumps(description, indent=2) if args.json else model_text(args.preset, config, description))
+    return 0
+
+
+def describe(config: "GPT2Config", context: int, batch_size: int) -> dict[str, Any]:
+    """All figures of a model as JSON has them; operations are counted singly and memory in bytes."""
+    from gpt2spec import costs
+    from gpt2spec.errors import InputError
+
+    if batch_size < 1:
+        raise InputError(f"a batch has at least 1 sequence, not {batch_size}")
+    training = costs.training_flops_per_token(config, context)
+    return {
+        "config": dataclasses.asdict(config),
+        "context": context,
+        "batch_size": batch_size,
+        "weights": [{"count": count, **weight._asdict()} for weight, count in layers_once(config)],
+        "parameters": dataclasses.asdict(costs.parameter_counts(config)),
+        "flops": {
+            "forward_per_token": costs.forward_flops_per_token(config, context),
+            "training_per_token": training,
+            "training_per_step": training * context * batch_size,
+        },
+        "memory": {
+            dtype: {**dataclasses.asdict(held), "cache": held.cache_per_token * context * batch_size}
+            for dtype, held in ((dtype, costs.memory(config, dtype)) for dtype in DTYPES)
+        },
+    }
+
+
+def layers_once(config: "GPT2Config") -> list[tuple["Weight", int]]:
+    """The weight table with the layers folded into one: rows of `h.*` and how often they occur."""
+    from gpt2spec.parameters import weight_table
+
+    table = weight_table(config)
+    layer = [(w._replace(name=w.name.replace("h.0.", "h.*.")), config.n_layer) for w in table if w.name[:4] == "h.0."]
+    rest = [(w, 1) for w in table if not w.name.startswith("h.")]
+    embeddings = 2
+    return [*rest[:embeddings], *layer, *rest[embeddings:]]
+
+
+def model_text(name: str, config: "GPT2Config", description: dict[str, Any]) -> str:
+    """The figures of one model for reading."""
+    from gpt2spec.cli.table import format_table
+
+    counts, flops, memory = (description[part] for part in ("parameters", "flops", "memory"))
+    context, batch_size = description["context"], description["batch_size"]
+    weights = [("WEIGHT", "", "SHAPE", "VALUES", "AT FIRST")]
+    for weight, count in layers_once(config):
+        times = f"x {count}" if count > 1 else ""
+        start = f"N({weight.mean}, {weight.std:.4g})" if weight.std else f"{weight.mean}"
+        weights.append((weight.name, times, " x ".join(map(str, weight.shape)), f"{weight.size * count:,}", start))
+    parameters = [
+        ("parameters", f"{counts['total']:,}"),
+        ("  of rank >= 2", f"{counts['matrices']:,}"),
+        ("  without embeddings", f"{counts['without_embeddings']:,}"),
+    ]
+    operations = [
+        (f"FLOPS, CONTEXT {context:,}", ""),
+        ("a token, forward", readable(flops["forward_per_token"], 1000, DECIMAL)),
+        ("a token, training", readable(flops["training_per_token"], 1000, DECIMAL)),
+        (f"a step of {batch_size:,} x {context:,} tokens", readable(flops["training_per_step"], 1000, DECIMAL)),
+    ]
+    held = {
+        "weights": "weights",
+        "cast_weights": "weights cast to it",
+        "gradients": "gradients",
+        "adamw": "AdamW state",
+        "cache_per_token": "KV cache of a token",
+        "cache": f"KV cache of {batch_size:,} x {context:,} tokens",
+    }
+    amounts: list[tuple[str, ...]] = [("MEMORY, COMPUTING IN", *DTYPES)]
+    amounts += [
+        (label, *(readable(memory[dtype][part], 1024, BINARY) for dtype in DTYPES)) for part, label in held.items()
+    ]
+    return "\n\n".join(
+        [
+            f"{name}: {config.n_layer} layers, width {config.n_embd}, {config.n_head} heads of {config.head_width}, "
+            f"{config.n_ctx:,} positions, {config.vocab_size:,} tokens",
+            format_table(weights, right=(1, 3)),
+            format_table(parameters, right=(1,)),
+            format_table(operations, right=(1,)),
+            format_table(amounts, right=(1, 2)),
+            "Multiplications and additions are counted singly, masked attention in full; activations are left out.",
+        ]
+    )
+
+
+def presets_text() -> str:
+    """All named sizes in a table."""
+    from gpt2spec.cli.table import format_table
+    from gpt2spec.config import ALIASES, PRESETS
+    from gpt2spec.parameters import count_parameters
+
+    names = {name: alias for alias, name in ALIASES.items()}
+    rows: list[tuple[str, ...]] = [("PRESET", "ALSO", "LAYERS", "WIDTH", "HEADS", "POSITIONS", "PARAMETERS")]
+    for name, config in PRESETS.items():
+        sizes = (config.n_layer, config.n_embd, config.n_head, config.n_ctx, count_parameters(config))
+        rows.append((name, names.get(name, ""), *(f"{size:,}" for size in sizes)))
+    return format_table(rows, right=(2, 3, 4, 5, 6))
+
+
+def readable(amount: float, base: int, units: Sequence[str]) -> str:
+    """`amount` in the unit that leaves up to four digits before the point; `-` for none."""
+    power = 0
+    while amount >= base and power < len(units) - 1:
+        amount, power = amount / base, power + 1
+    return f"{amount:,.4g} {units[power]}" if amount else "-"

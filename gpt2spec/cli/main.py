@@ -1,0 +1,120 @@
+"""`gpt2spec COMMAND`: finding the command, and turning errors into messages and exit codes.
+
+Exit codes: 0 done; 1 a defect of this package, with a traceback; 2 a mistake in the command line or a
+`GPT2SpecError`, in one line; 130 interrupted; 141 nobody reads the output any more.
+"""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+from gpt2spec.errors import GPT2SpecError, nearest
+
+
+class Command(Protocol):
+    """What the module of a command has."""
+
+    NAME: str
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; returns the exit code."""
+
+
+COMMANDS = ("train", "generate", "info", "data", "tokenize", "backends", "plot")
+"""The commands in the order of the help; each is the module of that name beside this one."""
+
+
+class ShowVersion(argparse.Action):
+    """`--version`: looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and leave."""
+        from gpt2spec import __version__
+
+        print(f"gpt2spec {__version__}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, given as in `sys.argv[1:]`, and return its exit code.
+
+    A command line that cannot be parsed leaves through `SystemExit(2)`, as usual with argparse.
+    """
+    try:
+        try:
+            args = parse(sys.argv[1:] if argv is None else list(argv))
+            with quiet_frameworks():
+                return cast(int, args.run(args))
+        finally:
+            sys.stdout.flush()
+    except GPT2SpecError as error:
+        print(f"gpt2spec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gpt2spec: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone, as `head` does. Without this, Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, with the command's `run` among them. Only modules of commands that matter are imported."""
+    parser = argparse.ArgumentParser(
+        prog="gpt2spec", description="The executable specification of GPT-2.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    word = argv[0] if argv else "--help"
+    if not word.startswith("-") and word not in COMMANDS:
+        parser.error(f"there is no command {word!r}{nearest(word, COMMANDS)}; the commands are {', '.join(COMMANDS)}")
+    for name in (word,) if word in COMMANDS else COMMANDS:
+        command = cast(Command, importlib.import_module(f"gpt2spec.cli.{name}"))
+        subparser = subparsers.add_parser(command.NAME, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run, parser=subparser)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        refuse(args.parser, unknown[0])
+    return args
+
+
+def refuse(parser: argparse.ArgumentParser, word: str) -> None:
+    """Exit with a usage error about a word that the parser did not understand."""
+    if not word.startswith("-"):
+        parser.error(f"unexpected argument {word!r}")
+    options = set(re.findall(r"--[a-z][a-z0-9-]*", parser.format_help()))
+    parser.error(f"there is no option {word!r}{nearest(word.partition('=')[0], options)}")
+
+
+@contextmanager
+def quiet_frameworks() -> Iterator[None]:
+    """Keep other packages' warnings off the screen, in log messages too; `python -W` and PYTHONWARNINGS overrule.
+
+    Warnings raised in our own modules and log messages of errors still show.
+    """
+    if sys.warnoptions:
+        yield
+        return
+    import logging
+
+    last_resort = cast(logging.Handler, logging.lastResort)
+    level = last_resort.level
+    last_resort.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(?!gpt2spec)")
+            yield
+    finally:
+        last_resort.setLevel(level)

@@ -1,0 +1,24 @@
+"""`gpt2spec plot`: the loss curves of runs."""
+
+import argparse
+from pathlib import Path
+
+NAME = "plot"
+HELP = "draw the loss curves of one or several runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directories")
+    parser.add_argument(
+        "--out", type=Path, default=Path("loss.png"), metavar="FILE", help=".png or .svg (default: loss.png)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw them into one picture."""
+    from gpt2spec.training.plot import plot_runs
+
+    plot_runs(args.runs, args.out)
+    print(f"wrote {args.out}")
+    return 0

@@ -1,0 +1,157 @@
+"""`gpt2spec train`: train a GPT-2, or go on with a run."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+NAME = "train"
+HELP = "train a GPT-2 on a text"
+
+# What a resumed run may change: where and how it runs, not what it computes.
+CHANGEABLE = frozenset(
+    "data backend device dtype backend_options steps eval_every eval_windows checkpoint_every keep sample_tokens".split()
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments. Those left out are as in --config, or else as in `RunSettings`."""
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="a folder made by `gpt2spec data prepare`, a .txt file or a folder of them; "
+        "left out, the text of Python's own language reference",
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/PRESET-DATE-TIME)")
+    run.add_argument(
+        "--resume",
+        nargs="?",
+        const=-1,
+        type=int,
+        metavar="STEP",
+        help="go on with the run in --out, from its last checkpoint or the one of STEP",
+    )
+    run.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options win over it")
+    run.add_argument("--seed", type=int, help="of weights, data order, dropout and samples (default: 0)")
+    run.add_argument("--steps", type=int, metavar="N", help="updates in all")
+    run.add_argument("--eval-every", type=int, metavar="N", help="updates between validations")
+    run.add_argument("--eval-windows", type=int, metavar="N", help="windows of the validation split to look at")
+    run.add_argument("--checkpoint-every", type=int, metavar="N", help="updates between checkpoints")
+    run.add_argument("--keep", type=int, metavar="N", help="checkpoints to keep, at least 2")
+    run.add_argument("--sample-tokens", type=int, metavar="N", help="length of the sample at the end; 0 for none")
+    run.add_argument("--quiet", action="store_true", help="show no progress")
+
+    model = parser.add_argument_group("the model")
+    model.add_argument("--preset", metavar="NAME", help="its size; `gpt2spec info` lists them (default: nano)")
+    model.add_argument("--dropout", type=float, metavar="P", help="rate on embeddings and residual branches")
+    model.add_argument("--context", type=int, metavar="T", help="tokens in a window (default: the model's n_ctx)")
+    model.add_argument("--batch-size", type=int, metavar="B", help="windows in an update")
+
+    optimizer = parser.add_argument_group("the optimizer")
+    optimizer.add_argument("--recipe", metavar="NAME", help="brief (default), gpt3, nanogpt or llmc")
+    optimizer.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's for this width)")
+    optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up")
+
+    backend = parser.add_argument_group("the backend")
+    backend.add_argument("--backend", metavar="NAME", help="`gpt2spec backends` lists them (default: numpy)")
+    backend.add_argument("--device", metavar="NAME", help="in the backend's own words")
+    backend.add_argument("--dtype", help="float32 (default), bfloat16 or float64, where the backend has it")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, as in the TOML file: model.n_layer=4, optimizer.clip=1.0, backend_options.mode='fast'",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and say what came of it."""
+    from gpt2spec.training.loop import how_to_resume, train
+
+    settings, out = settings_of(args)
+    outcome = train(
+        settings,
+        out,
+        resume=args.resume is not None,
+        at=None if args.resume in (None, -1) else args.resume,
+        quiet=args.quiet,
+    )
+    if not outcome.finished:
+        print(f"\nInterrupted; step {outcome.step} is saved. {how_to_resume(out).capitalize()}", file=sys.stderr)
+        return 130
+    show_outcome(outcome, out)
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
+    """The run's settings, from the run itself, the TOML file and the options, the last winning; and its directory."""
+    from gpt2spec.errors import ConfigError
+    from gpt2spec.training.run_directory import open_run
+    from gpt2spec.training.settings import RunSettings, read_toml, settings_from
+
+    names = [field.name for field in dataclasses.fields(RunSettings)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    if "data" in given:
+        given["data"] = str(Path(given["data"]).resolve())
+    values = merge(read_toml(args.config) if args.config else {}, given)
+    values = merge(values, assignments(args.set))
+    if args.resume is None:
+        settings = settings_from(values, str(args.config or "the command line"))
+        return settings, args.out or Path("runs") / f"{settings.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if args.out is None:
+        raise ConfigError("--resume needs --out DIR, the directory of the run")
+    before, _ = open_run(args.out)
+    for name in values:
+        if name not in CHANGEABLE and values[name] != getattr(before, name, values[name]):
+            raise ConfigError(f"a resumed run cannot change {name}; it was {getattr(before, name)!r} in {args.out}")
+    return settings_from(merge(dataclasses.asdict(before), values), str(args.config or "the command line")), args.out
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two tables as one, `above` winning, tables in them merged likewise."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """The table that `KEY=VALUE` texts describe; a value is TOML, or else a bare word."""
+    import tomllib
+
+    from gpt2spec.errors import ConfigError
+
+    table: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set takes KEY=VALUE, not {text!r}")
+        try:
+            parsed = tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            parsed = tomllib.loads(f"{key} = {value!r}") if value.isidentifier() else {}
+        if not parsed:
+            raise ConfigError(f"--set {text}: neither a TOML value nor a word")
+        table = merge(table, parsed)
+    return table
+
+
+def show_outcome(outcome: Any, out: Path) -> None:
+    """The sample, the yardstick, and what to do next."""
+    from gpt2spec.tokenizer import gpt2_tokenizer
+
+    if outcome.sample is not None:
+        tokenizer = gpt2_tokenizer()
+        prompt, continuation = (tokenizer.decode(tokens) for tokens in outcome.sample)
+        print(f"\nA sample, after {prompt!r}:\n{continuation}\n")
+    if outcome.val_loss is not None:
+        entropy = outcome.dataset.unigram_entropy
+        print(f"Validation loss {outcome.val_loss:.4f} nats per token, after {outcome.step} steps.")
+        print(f"Guessing by word frequency alone gives {entropy:.4f} (unigram entropy of {outcome.dataset.name}).")
+    print(f"The run is in {out}. Use it: gpt2spec generate --checkpoint {out} --prompt 'The'")

@@ -1,0 +1,126 @@
+"""`manifest.json`: what a prepared folder holds and what it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2spec.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = "gpt2spec dataset"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard: its file name in the folder, its number of tokens and the SHA-256 of the file."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """A document: its name (no path outside the folder that was given), its bytes and their SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder holds. Equal sources and settings give an equal manifest, byte for byte.
+
+    Attributes:
+        tokenizer: `Tokenizer.id` of the tokenizer.
+        vocab_size: token ids run from 0 to `vocab_size - 1`.
+        val_fraction: the share of the text, at its end, that is the validation split.
+        unigram_entropy: entropy in nats of the distribution of tokens in both splits: the loss of a model
+            that knows how common every token is and nothing else.
+        train: shards of the training split, in order.
+        val: shards of the validation split, in order.
+        sources: the documents, in order.
+    """
+
+    tokenizer: str
+    vocab_size: int
+    val_fraction: float
+    unigram_entropy: float
+    train: tuple[ShardEntry, ...]
+    val: tuple[ShardEntry, ...]
+    sources: tuple[SourceEntry, ...]
+
+    @property
+    def train_tokens(self) -> int:
+        """Number of tokens in the training split."""
+        return sum(shard.tokens for shard in self.train)
+
+    @property
+    def val_tokens(self) -> int:
+        """Number of tokens in the validation split."""
+        return sum(shard.tokens for shard in self.val)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of all documents."""
+        return sum(source.bytes for source in self.sources)
+
+    def to_json(self) -> str:
+        """The contents of `manifest.json`: floats are written so that they read back as the same bits."""
+        fields = dataclasses.asdict(self)
+        splits = {
+            name: {"tokens": sum(shard["tokens"] for shard in fields[name]), "shards": fields.pop(name)}
+            for name in ("train", "val")
+        }
+        sources = fields.pop("sources")
+        contents = {"format": FORMAT, "version": VERSION, **fields, "splits": splits, "sources": sources}
+        return json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` has a manifest, sound or not."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a prepared folder; a missing, foreign or damaged one is a `DataError`."""
+    path = folder / MANIFEST
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder} was not prepared: it has no {MANIFEST}; see `gpt2spec data prepare`") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; prepare the folder again") from None
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise DataError(f"{path} was not written by `gpt2spec data prepare`: its format is not {FORMAT!r}")
+    if contents.get("version") != VERSION:
+        raise DataError(f"{path} has version {contents.get('version')!r}; only version {VERSION} can be read")
+    try:
+        return Manifest(
+            tokenizer=str(contents["tokenizer"]),
+            vocab_size=int(contents["vocab_size"]),
+            val_fraction=float(contents["val_fraction"]),
+            unigram_entropy=float(contents["unigram_entropy"]),
+            train=tuple(_shard_entry(row) for row in contents["splits"]["train"]["shards"]),
+            val=tuple(_shard_entry(row) for row in contents["splits"]["val"]["shards"]),
+            sources=tuple(
+                SourceEntry(str(row["name"]), int(row["bytes"]), str(row["sha256"])) for row in contents["sources"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); prepare the folder again") from None
+
+
+def _shard_entry(row: dict[str, Any]) -> ShardEntry:
+    file = str(row["file"])
+    if Path(file).name != file:  # a manifest must not reach outside its folder
+        raise ValueError(f"{file!r} is no file name")
+    return ShardEntry(file, int(row["tokens"]), str(row["sha256"]))

@@ -1,0 +1,259 @@
+"""Plugins: finding them, checking them and loading backends from them.
+
+Each entry point has a plugin manager of its own: whatever goes wrong in one plugin is written down beside its
+name, and the others work. Listing imports the plugins' modules but calls no factory, so no framework loads.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import operator
+import reprlib
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from gpt2spec import hookspecs
+from gpt2spec.backend import API_VERSION, Backend, BackendInfo
+from gpt2spec.errors import BackendError, GPT2SpecError, PluginError, nearest
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point of the group `gpt2spec`, and what became of it.
+
+    Attributes:
+        name: the entry point's name.
+        distribution: name of the distribution it came with.
+        version: version of that distribution.
+        hooks: calls the hooks of this plugin alone; None where it could not be loaded.
+        fault: why it cannot be used, in one line; otherwise empty.
+        traceback: the same at length.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    hooks: Any = None
+    fault: str = ""
+    traceback: str = ""
+
+    def broken(self, error: BaseException) -> "Plugin":
+        """This plugin, with `error` as its fault."""
+        return replace(self, fault=_one_line(error), traceback="".join(traceback.format_exception(error)))
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} of {self.distribution} {self.version}".rstrip()
+
+
+@dataclass(frozen=True)
+class BackendListing:
+    """What is known of one backend without importing its framework.
+
+    Attributes:
+        name: the backend's name, or its plugin's where that did not get as far as telling.
+        plugin: where it comes from, and its fault if it has one.
+        info: the backend's name card; None where there is no valid one.
+        missing: required modules that are not installed.
+    """
+
+    name: str
+    plugin: Plugin
+    info: BackendInfo | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def install(self) -> str:
+        """The command that brings what is missing; empty where the plugin does not say."""
+        if self.info is None or not self.info.extra:
+            return ""
+        ours = self.plugin.distribution == "gpt2spec"
+        return f'pip install "gpt2spec[{self.info.extra}]"' if ours else f'pip install "{self.info.extra}"'
+
+    @property
+    def status(self) -> str:
+        """`ready`, or in one line why not."""
+        if self.plugin.fault:
+            return f"broken: {self.plugin.fault}"
+        if self.missing:
+            return f"missing {', '.join(self.missing)}" + (f": {self.install}" if self.install else "")
+        return "ready"
+
+
+class PluginRegistry:
+    """The plugins of some entry points, by default of all that are installed; looked for once, when first needed."""
+
+    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+        self._points = points
+
+    @cached_property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """All plugins, sound and broken, by name."""
+        points = entry_points(group=hookspecs.PROJECT) if self._points is None else self._points
+        return tuple(_load_plugin(point) for point in sorted(points, key=operator.attrgetter("name")))
+
+    @cached_property
+    def backends(self) -> tuple[BackendListing, ...]:
+        """All backends, sound and broken, by name. A plugin that did not load counts: it may have been one."""
+        plugins = [plugin for plugin in self.plugins if plugin.fault or plugin.hooks.gpt2spec_backend.get_hookimpls()]
+        listings = sorted(map(_list_backend, plugins), key=operator.attrgetter("name"))
+        return tuple(_mark_duplicate(listing, listings) for listing in listings)
+
+    def find(self, name: str) -> BackendListing:
+        """The backend called `name`: `BackendError` where there is none, `PluginError` where it is broken."""
+        found = [listing for listing in self.backends if listing.name == name]
+        if not found:
+            known = [listing.name for listing in self.backends]
+            raise BackendError(
+                f"there is no backend {name!r}{nearest(name, known)}; installed: {', '.join(known) or 'none'}"
+            )
+        listing = min(found, key=lambda listing: bool(listing.plugin.fault))  # a sound one, if there is one
+        if listing.plugin.fault:
+            hint = "; 'gpt2spec backends --verbose' shows the traceback" if listing.plugin.traceback else ""
+            raise PluginError(f"backend {name!r} ({listing.plugin}) is broken: {listing.plugin.fault}{hint}")
+        return listing
+
+    def load(self, name: str, /, device: str | None = None, dtype: str = "float32", **options: Any) -> Backend:
+        """Make the backend called `name`; see `load_backend`."""
+        listing = self.find(name)
+        if listing.missing:
+            how = f": {listing.install}" if listing.install else ""
+            raise BackendError(f"backend {name!r} needs {', '.join(listing.missing)}, which is not installed{how}")
+        try:
+            factory = _import_factory(listing)
+            _check_options(name, factory, options)
+            backend = factory(device=device, dtype=dtype, **options)
+            if not isinstance(backend, Backend):
+                raise PluginError(f"its factory returned {reprlib.repr(backend)}, not a gpt2spec.backend.Backend")
+        except BackendError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = "" if isinstance(error, GPT2SpecError) else f" ({frame.filename}:{frame.lineno})"
+            raise PluginError(f"backend {name!r} ({listing.plugin}) failed: {_one_line(error)}{place}") from error
+        return backend
+
+
+default_registry = PluginRegistry()
+"""What is installed where this process runs."""
+
+
+def load_backend(name: str, /, device: str | None = None, dtype: str = "float32", **options: Any) -> Backend:
+    """The backend called `name`, on one device, computing in one dtype.
+
+    Args:
+        name: as in `gpt2spec backends`.
+        device: in the framework's own words; None for its default.
+        dtype: what to compute in: "float32", or another dtype that the backend has.
+        options: what else this backend's factory takes.
+
+    Raises:
+        BackendError: there is no such backend, device, dtype or option, or the framework is not installed.
+        PluginError: the plugin is broken, or two plugins claim the name.
+    """
+    return default_registry.load(name, device, dtype, **options)
+
+
+def backend_listings() -> tuple[BackendListing, ...]:
+    """All installed backends by name, those that cannot be used included. Imports no framework."""
+    return default_registry.backends
+
+
+def _load_plugin(point: EntryPoint) -> Plugin:
+    """Import what an entry point names and check its hooks."""
+    plugin = Plugin(point.name, *_distribution(point))
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        module = point.load()
+        manager.register(module, point.name)
+        manager.check_pending()
+        if not manager.get_hookcallers(module):
+            raise PluginError(f"{point.value} has no hook: is gpt2spec.hookspecs.hookimpl missing?")
+    except (Exception, SystemExit) as error:
+        return plugin.broken(error)
+    return replace(plugin, hooks=manager.hook)
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution an entry point came with."""
+    unknown = ("an unknown distribution", "")
+    try:
+        metadata: Any = point.dist.metadata if point.dist else {}
+        return (metadata["Name"], metadata["Version"] or "") if metadata.get("Name") else unknown
+    except Exception:  # depending on Python's version: what a half-removed distribution lacks is the metadata
+        return unknown
+
+
+def _list_backend(plugin: Plugin) -> BackendListing:
+    """Ask a plugin for its backend and check the answer."""
+    if plugin.fault:
+        return BackendListing(plugin.name, plugin)
+    try:
+        answers = plugin.hooks.gpt2spec_backend()
+        info = _check_info(answers[0] if answers else None)  # pluggy leaves None out
+        # The top-level package alone: to find a submodule would import its package.
+        packages = [module.partition(".")[0] for module in info.requires]
+        missing = tuple(package for package in packages if importlib.util.find_spec(package) is None)
+    except (Exception, SystemExit) as error:
+        return BackendListing(plugin.name, plugin.broken(error))
+    return BackendListing(info.name, plugin, info, missing)
+
+
+def _check_info(info: Any) -> BackendInfo:
+    """`info`, or `PluginError` where it is no name card that this version can use."""
+    if not isinstance(info, BackendInfo):
+        raise PluginError(f"gpt2spec_backend() returned {reprlib.repr(info)}, not a gpt2spec.backend.BackendInfo")
+    if info.api_version != API_VERSION:
+        raise PluginError(
+            f"it was written for version {info.api_version!r} of the backend contract, and this gpt2spec has "
+            f"version {API_VERSION}: upgrade the older of the two"
+        )
+    if not isinstance(info.name, str) or not info.name:
+        raise PluginError(f"a backend's name is a text, not {info.name!r}")
+    if not isinstance(info.requires, tuple) or not all(isinstance(module, str) for module in info.requires):
+        raise PluginError(f"requires is a tuple of module names, not {info.requires!r}")
+    module, colon, function = str(info.factory).partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
+        raise PluginError(f"factory is 'package.module:callable', not {info.factory!r}")
+    return info
+
+
+def _mark_duplicate(listing: BackendListing, listings: list[BackendListing]) -> BackendListing:
+    """`listing`, broken where another sound plugin claims the same name."""
+    plugins = [other.plugin for other in listings if other.name == listing.name and not other.plugin.fault]
+    if listing.plugin.fault or len(plugins) == 1:
+        return listing
+    fault = f"the name is claimed by {' and by '.join(map(str, plugins))}: uninstall one"
+    return replace(listing, plugin=replace(listing.plugin, fault=fault))
+
+
+def _import_factory(listing: BackendListing) -> Callable[..., Any]:
+    """The factory that a name card names. Here the framework is imported."""
+    assert listing.info is not None, "find() lets only sound backends through"
+    module, _, function = listing.info.factory.partition(":")
+    factory: Callable[..., Any] = operator.attrgetter(function)(importlib.import_module(module))
+    return factory
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raise `BackendError` where a factory does not take these options, or needs another."""
+    signature = inspect.signature(factory)
+    known = [option for option in signature.parameters if option not in ("device", "dtype")]
+    try:
+        signature.bind(device=None, dtype="", **options)
+    except TypeError as error:
+        hint = "".join(nearest(option, known) for option in options if option not in known)
+        takes = ", ".join(known) or "none"
+        raise BackendError(f"the options of backend {name!r} are wrong: {error}{hint}; it takes {takes}") from None
+
+
+def _one_line(error: BaseException) -> str:
+    """An exception in one line; our own messages speak for themselves."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, GPT2SpecError) else f"{type(error).__name__}: {message}"

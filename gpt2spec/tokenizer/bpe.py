@@ -1,0 +1,119 @@
+"""GPT-2's byte-level BPE: tiktoken with the released merges, which are part of this package.
+
+No network is ever used. tiktoken is imported when the first text is encoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import operator
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2spec.errors import InputError
+from gpt2spec.tokenizer.pieces import split_long_runs
+from gpt2spec.tokenizer.vocabulary import END_OF_TEXT, token_ranks
+
+if TYPE_CHECKING:
+    import tiktoken
+
+# OpenAI's pattern is 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ (src/encoder.py).
+# This one, tiktoken's, makes the same matches and backtracks less.
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+class Tokenizer:
+    """A byte-level BPE with one special token, `<|endoftext|>`.
+
+    Every text can be encoded, and decoding gives it back exactly. Any ids can be decoded; where their bytes
+    are not UTF-8 the text has U+FFFD.
+
+    Attributes:
+        id: name and a hash of the merges: equal for tokenizers that give equal ids.
+        vocab_size: token ids run from 0 to `vocab_size - 1`.
+        end_of_text: id of `<|endoftext|>`, which separates documents.
+    """
+
+    def __init__(self, merges: bytes, name: str) -> None:
+        """Build from the contents of a `vocab.bpe` file (a version line, then one merge a line)."""
+        self.ranks = token_ranks(merges.decode("utf-8"))
+        self.id = f"{name}-{hashlib.sha256(merges).hexdigest()[:16]}"
+        self.vocab_size = len(self.ranks) + 1
+        self.end_of_text = len(self.ranks)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.id!r}, vocab_size={self.vocab_size})"
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: anything but lone surrogates, which are no text (`InputError`).
+            special: whether `<|endoftext|>` in the text becomes the one special token. Otherwise it is
+                ordinary text of seven tokens; leave it so for text that somebody else wrote.
+        """
+        if special:
+            first, *others = _text(text).split(END_OF_TEXT)
+            return [*self.encode(first), *(t for part in others for t in (self.end_of_text, *self.encode(part)))]
+        return [token for piece in split_long_runs(_text(text)) for token in self._encoding.encode_ordinary(piece)]
+
+    def encode_to_numpy(self, text: str) -> np.ndarray:
+        """Token ids of an ordinary text as uint32 [n]: the same as `encode`, faster for much text."""
+        ids = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(_text(text))]
+        return ids[0] if len(ids) == 1 else np.concatenate(ids)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of some tokens; U+FFFD stands for bytes that are not UTF-8. Unknown ids: `InputError`."""
+        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of some tokens, joined; an id outside the vocabulary is an `InputError`."""
+        return self._encoding.decode_bytes(self._known(tokens))
+
+    def decode_each(self, tokens: Iterable[int]) -> list[bytes]:
+        """The bytes of every token by itself; an id outside the vocabulary is an `InputError`."""
+        return self._encoding.decode_tokens_bytes(self._known(tokens))
+
+    @functools.cached_property
+    def _encoding(self) -> tiktoken.Encoding:
+        import tiktoken
+
+        return tiktoken.Encoding(
+            self.id, pat_str=PATTERN, mergeable_ranks=self.ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+        )
+
+    def _known(self, tokens: Iterable[int]) -> list[int]:
+        try:
+            ids = [operator.index(token) for token in tokens]
+        except TypeError as error:
+            raise InputError(f"token ids are whole numbers: {error}") from None
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise InputError(f"there is no token {token}: ids run from 0 to {self.vocab_size - 1}")
+        return ids
+
+
+@functools.cache
+def gpt2_tokenizer() -> Tokenizer:
+    """The tokenizer of the released GPT-2 models: 256 bytes, 50,000 merges and `<|endoftext|>`."""
+    compressed = files("gpt2spec.tokenizer").joinpath("vocab.bpe.gz").read_bytes()
+    return Tokenizer(gzip.decompress(compressed), name="gpt2")
+
+
+def _text(text: str) -> str:
+    """`text`, or an `InputError` for what tiktoken would refuse unclearly or, worse, replace silently."""
+    if not isinstance(text, str):
+        raise InputError(f"a tokenizer encodes a string, not {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is "
+            "no character; it comes from text read with the wrong encoding: read it as UTF-8"
+        ) from None
+    return text

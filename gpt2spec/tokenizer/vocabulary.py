@@ -1,0 +1,46 @@
+"""The vocabulary of a byte-level BPE, from its merges alone.
+
+A token is a string of bytes. Ids 0 to 255 are the single bytes, in the order of OpenAI's
+`bytes_to_unicode`; every merge, in order, adds the token that it makes. Files write a byte as one printable
+character, so that merges can be kept as lines of text.
+
+Source: `src/encoder.py` of github.com/openai/gpt-2.
+"""
+
+import functools
+from types import MappingProxyType
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@functools.cache
+def byte_characters() -> MappingProxyType[int, str]:
+    """The character that stands for each byte, in the order of the token ids 0 to 255.
+
+    Printable characters of Latin-1 stand for themselves and come first; the other 68 bytes are given
+    the characters from U+0100 on (a space is `Ġ`, a newline `Ċ`).
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return MappingProxyType(characters)
+
+
+def token_ranks(merges: str) -> dict[bytes, int]:
+    """Id of each token, in order of ids, without `<|endoftext|>`, which takes the next.
+
+    Args:
+        merges: contents of a `vocab.bpe` file: a version line, then one merge `left right` a line.
+    """
+    tokens = {character: bytes([byte]) for byte, character in byte_characters().items()}
+    for line in merges.splitlines()[1:]:
+        left, right = line.split()
+        tokens[left + right] = tokens[left] + tokens[right]
+    return {token: rank for rank, token in enumerate(tokens.values())}
+
+
+def encoder_mapping(ranks: dict[bytes, int]) -> dict[str, int]:
+    """The contents of OpenAI's `encoder.json`: ids by the tokens' printable characters, in order of ids."""
+    characters = byte_characters()
+    mapping = {"".join(characters[byte] for byte in token): rank for token, rank in ranks.items()}
+    return mapping | {END_OF_TEXT: len(ranks)}

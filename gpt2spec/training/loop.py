@@ -1,0 +1,349 @@
+"""The training loop: batches into steps, steps into metrics, and a checkpoint now and then.
+
+Nothing waits for the device but the moments when figures are shown: losses stay on the device until then.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.api import compiled_loss
+from gpt2spec.backend import Backend
+from gpt2spec.checkpoints.native import (
+    TrainingState,
+    checkpoint_folder,
+    checkpoint_steps,
+    load_model,
+    load_training,
+    remove_checkpoint,
+    save_checkpoint,
+)
+from gpt2spec.config import GPT2Config
+from gpt2spec.data.batches import Batches, validation_batches
+from gpt2spec.data.dataset import Dataset, open_dataset
+from gpt2spec.decoding.loop import extend
+from gpt2spec.decoding.sampling import SamplingOptions
+from gpt2spec.errors import CheckpointError, ConfigError, GPT2SpecError, StorageError
+from gpt2spec.optimizer import initial_state, train_step, update_scalars
+from gpt2spec.parameters import initial_parameters
+from gpt2spec.plugins import load_backend
+from gpt2spec.training.progress import Progress
+from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, open_run
+from gpt2spec.training.settings import RunSettings, write_toml
+
+SHOW_EVERY = 0.5
+"""Seconds between moments at which the device is waited for and figures are shown."""
+
+
+class DivergedError(GPT2SpecError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        step: updates done, over all calls.
+        finished: whether that is all of them; otherwise the run was interrupted and saved.
+        val_loss: the last validation loss in nats, if there was one.
+        dataset: what it was trained on.
+        sample: prompt and continuation as token ids, if one was asked for.
+    """
+
+    step: int
+    finished: bool
+    val_loss: float | None
+    dataset: Dataset
+    sample: tuple[list[int], list[int]] | None
+
+
+@dataclass
+class Trainer:
+    """A run in memory."""
+
+    settings: RunSettings
+    out: Path
+    backend: Backend
+    config: GPT2Config
+    dataset: Dataset
+    state: Any
+    step: int
+    progress: Progress
+    log: MetricsLog
+    saved: int
+    val_loss: float | None = None
+    pending: list[dict[str, Any]] = field(default_factory=list)
+    shown: float = 0.0
+
+    def run(self) -> bool:
+        """Go on until the last step or an interruption; True for the last step."""
+        settings, adamw, schedule = self.settings, self.settings.adamw(), self.settings.schedule()
+        assert settings.context is not None
+        batches = Batches(self.dataset.train, settings.batch_size, settings.context, settings.seed)
+        update = train_step(self.backend, self.config, adamw)
+        with interruptions() as interrupted:
+            self.shown = time.perf_counter()
+            while self.step < settings.steps and not interrupted:
+                tokens, targets = batches.at(self.step * settings.batch_size)
+                self.step += 1
+                lr = schedule(self.step)
+                scalars = update_scalars(adamw, lr, self.step)
+                self.state, metrics = update(
+                    self.state,
+                    self.backend.put(tokens),
+                    self.backend.put(targets),
+                    {name: self.backend.put(np.float64(value)) for name, value in scalars.items()},
+                    self.dropout_key(),
+                )
+                self.pending.append({"step": self.step, "lr": lr, **metrics})
+                self.between_steps()
+            if self.step > self.saved:  # interrupted
+                self.show(validate=False)
+                self.save()
+        return self.step == settings.steps
+
+    def dropout_key(self) -> Any:
+        """The source of this step's dropout, or None for a model without."""
+        if self.config.dropout == 0.0 and self.config.attn_dropout == 0.0:
+            return None
+        return self.backend.dropout_key(self.settings.seed, self.step)
+
+    def between_steps(self) -> None:
+        """Show, validate and save where it is time to."""
+        last = self.step == self.settings.steps
+        validate = last or self.step % self.settings.eval_every == 0
+        save = last or self.step % self.settings.checkpoint_every == 0
+        if validate or save or time.perf_counter() - self.shown >= SHOW_EVERY:
+            self.show(validate)
+        if save:
+            self.save()
+        if validate or save:
+            self.shown = time.perf_counter()  # neither counts as training time
+
+    def show(self, validate: bool) -> None:
+        """Fetch the figures of the pending steps, validate if asked to, and write them down."""
+        losses = [{name: self._number(record.pop(name)) for name in ("loss", "grad_norm")} for record in self.pending]
+        assert self.settings.context is not None
+        tokens = len(self.pending) * self.settings.batch_size * self.settings.context
+        speed = tokens / max(1e-9, time.perf_counter() - self.shown)
+        if validate:
+            self.val_loss = validation_loss(
+                self.backend, self.config, self.state["params"], self.dataset, self.settings
+            )
+        for i, (record, figures) in enumerate(zip(self.pending, losses, strict=True)):
+            line = {"step": record["step"], "loss": figures["loss"], "lr": record["lr"]}
+            line |= {"grad_norm": figures["grad_norm"], "tokens_per_second": round(speed, 1)}
+            if validate and i == len(losses) - 1:
+                line["val_loss"] = self.val_loss
+            self._check_finite(line)
+            self.log.write(line)
+            self.progress.step(line)
+        if validate and self.val_loss is not None:
+            self.progress.message(self.validation_message(self.val_loss))
+        self.pending.clear()
+        self.shown = time.perf_counter()
+
+    def validation_message(self, val_loss: float) -> str:
+        """The line a person reads after a validation."""
+        return (
+            f"step {self.step:>6}  validation loss {val_loss:.4f}  perplexity {math.exp(min(val_loss, 700.0)):,.1f}"
+            f"  (unigram entropy {self.dataset.unigram_entropy:.4f})"
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint, then remove those beyond the number to keep."""
+        self.log.sync()
+        host = {name: self.backend.dump_params(self.state[name]) for name in ("params", "m", "v")}
+        progress = {
+            "step": self.step,
+            "data_position": self.step * self.settings.batch_size,
+            "data_fingerprint": self.dataset.fingerprint,
+        }
+        try:
+            save_checkpoint(self.out, self.config, host["params"], TrainingState(host["m"], host["v"], progress))
+        except StorageError as error:
+            steps = checkpoint_steps(self.out)
+            rest = f"step {steps[-1]} is saved" if steps else "nothing was saved before"
+            raise StorageError(f"{error}; {rest}. Make room, then {how_to_resume(self.out)}") from error
+        self.saved = self.step
+        for step in checkpoint_steps(self.out)[: -self.settings.keep]:
+            remove_checkpoint(checkpoint_folder(self.out, step))
+
+    def sample(self) -> tuple[list[int], list[int]]:
+        """A continuation of the validation text's beginning: prompt and new tokens."""
+        assert self.settings.context is not None
+        room = self.config.n_ctx - 1
+        prompt = self.dataset.val.shards[0][: min(16, room)].tolist()
+        new = extend(
+            self.backend,
+            self.config,
+            self.state["params"],
+            [prompt],
+            min(self.settings.sample_tokens, self.config.n_ctx - len(prompt)),
+            SamplingOptions(temperature=0.8, top_k=40),
+            self.settings.seed,
+            None,
+        )
+        return prompt, new[0].tokens
+
+    def _check_finite(self, line: dict[str, Any]) -> None:
+        if not math.isfinite(line["loss"]):
+            steps = checkpoint_steps(self.out)
+            rest = f"the last checkpoint is of step {steps[-1]}" if steps else "no checkpoint was written before"
+            raise DivergedError(
+                f"the loss is {line['loss']} at step {line['step']}: training has diverged ({rest}). "
+                "Try a smaller --lr, or gradient clipping (--recipe nanogpt)"
+            )
+
+    def _number(self, x: Any) -> float:
+        return float(self.backend.to_numpy(x))
+
+
+def train(
+    settings: RunSettings, out: Path, *, resume: bool = False, at: int | None = None, quiet: bool = False
+) -> Outcome:
+    """Train a model in the run directory `out`.
+
+    Args:
+        settings: of a new run; with `resume`, those of the run as it was, apart from what may change.
+        out: the run directory; new, or with `resume` an existing one.
+        resume: continue from the checkpoint of step `at`, or from the last one.
+        at: see `resume`; later checkpoints are removed.
+        quiet: show no progress.
+
+    Raises:
+        GPT2SpecError: for whatever a user can correct; all that was reported as saved stays.
+    """
+    settings = settings.resolved()
+    config = settings.model_config()
+    backend = load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **settings.backend_options)
+    dataset = open_dataset(None if settings.data is None else Path(settings.data))
+    check_dataset(config, dataset, settings)
+    if resume:
+        before, data = open_run(out)
+        state, step = restore(backend, config, dataset, data, out, at)
+        if settings != before:
+            write_toml(out / CONFIG, settings)
+    else:
+        create_run(out, settings, describe(dataset))
+        params = initial_parameters(config, settings.seed)
+        state, step = initial_state(backend.ops, backend.load_params(params)), 0
+    log = MetricsLog(out, step)
+    progress = Progress(step, settings.steps, quiet)
+    trainer = Trainer(settings, out, backend, config, dataset, state, step, progress, log, saved=step)
+    try:
+        finished = trainer.run()
+    finally:
+        progress.close()
+        log.close()
+    sample = trainer.sample() if finished and settings.sample_tokens else None
+    return Outcome(trainer.step, finished, trainer.val_loss, dataset, sample)
+
+
+def restore(
+    backend: Backend, config: GPT2Config, dataset: Dataset, data: dict[str, Any], out: Path, at: int | None
+) -> tuple[Any, int]:
+    """Optimizer state and step of a run's checkpoint; `CheckpointError` offers the one before a damaged one."""
+    if data["fingerprint"] != dataset.fingerprint:
+        raise CheckpointError(
+            f"{out} was trained on {data['name']} ({data['fingerprint'][:12]}), not on {dataset.name} "
+            f"({dataset.fingerprint[:12]}): a resumed run needs the same data"
+        )
+    steps = checkpoint_steps(out)
+    if not steps:
+        raise CheckpointError(f"{out} holds no checkpoint to resume from; begin again in another folder with --out")
+    step = steps[-1] if at is None else at
+    if step not in steps:
+        raise CheckpointError(f"{out} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    folder = checkpoint_folder(out, step)
+    try:
+        saved_config, params = load_model(folder)
+        training = load_training(folder)
+    except CheckpointError as error:
+        earlier = [each for each in steps if each < step]
+        offer = f"; the one before is of step {earlier[-1]}: {how_to_resume(out, earlier[-1])}" if earlier else ""
+        raise CheckpointError(f"{error}{offer}") from error
+    if saved_config != config:
+        raise CheckpointError(f"{folder} holds another model than {out / 'config.toml'} describes")
+    for later in steps:
+        if later > step:
+            remove_checkpoint(checkpoint_folder(out, later))
+    host = {"params": params, "m": training.m, "v": training.v}
+    return {name: backend.load_params(values) for name, values in host.items()}, step
+
+
+def validation_loss(
+    backend: Backend, config: GPT2Config, params: Any, dataset: Dataset, settings: RunSettings
+) -> float:
+    """Mean cross entropy in nats per token over the first windows of the validation split."""
+    assert settings.context is not None
+    loss = compiled_loss(backend, config)
+    total, count = 0.0, 0
+    for tokens, targets in validation_batches(
+        dataset.val, settings.batch_size, settings.context, settings.eval_windows
+    ):
+        value = loss(params, backend.put(tokens), backend.put(targets))
+        total += float(backend.to_numpy(value)) * targets.size
+        count += targets.size
+    return total / count
+
+
+def check_dataset(config: GPT2Config, dataset: Dataset, settings: RunSettings) -> None:
+    """Raise where the data does not fit the model: ids beyond its vocabulary, or too little of it."""
+    if dataset.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"{dataset.name} has ids up to {dataset.vocab_size - 1}; this model's vocab_size is {config.vocab_size}"
+        )
+    assert settings.context is not None
+    Batches(dataset.train, settings.batch_size, settings.context, settings.seed)
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What `data.json` says of the data."""
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "fingerprint": dataset.fingerprint,
+        "tokenizer": dataset.tokenizer_id,
+        "train_tokens": len(dataset.train),
+        "val_tokens": len(dataset.val),
+        "unigram_entropy": dataset.unigram_entropy,
+    }
+
+
+def how_to_resume(out: Path, step: int | None = None) -> str:
+    """The command that continues a run."""
+    return f"continue with: gpt2spec train --out {out} --resume" + ("" if step is None else f" {step}")
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """A list that Ctrl-C and SIGTERM put their signal into, so that the step at hand can end well.
+
+    A second Ctrl-C interrupts at once. Outside the main thread, signals are left alone.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

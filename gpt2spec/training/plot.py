@@ -1,0 +1,75 @@
+"""Loss curves as a picture. Needs the `plot` extra."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from gpt2spec.errors import CheckpointError, ConfigError
+from gpt2spec.files import atomic_write
+from gpt2spec.training.run_directory import open_run, read_metrics
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def plot_runs(runs: list[Path], out: Path) -> None:
+    """Training loss, validation loss and the data's unigram entropy over the steps, all runs in one picture.
+
+    `out` ends in .png, .svg or .pdf. Raises `ConfigError` where it does not or matplotlib is absent, and
+    `CheckpointError` for a folder that holds no run.
+    """
+    kind = out.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise ConfigError(f"a plot is a {', '.join('.' + each for each in FORMATS)} file, not {str(out)!r}")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError('plots need matplotlib: pip install "gpt2spec[plot]"') from error
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    entropies: dict[float, str] = {}
+    for i, run in enumerate(runs):
+        _, data = open_run(run)
+        entropies[data["unigram_entropy"]] = data["name"]
+        draw_run(axes, read_metrics(run), run.resolve().name, f"C{i}")
+    for entropy, name in entropies.items():
+        axes.axhline(entropy, color="0.5", linestyle=":", label=f"unigram entropy of {name}")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_write(out) as file:
+        figure.savefig(file, format=kind, dpi=120)
+
+
+def draw_run(axes: Any, metrics: list[dict[str, Any]], name: str, color: str) -> None:
+    """One run: its training loss thin and smoothed, its validation loss as points joined by lines."""
+    if not metrics:
+        raise CheckpointError(f"the run {name} has no steps yet")
+    steps = [line["step"] for line in metrics]
+    losses = [line["loss"] for line in metrics]
+    axes.plot(steps, losses, color=color, alpha=0.2, linewidth=0.8)
+    axes.plot(steps, smoothed(losses), color=color, linewidth=1.2, label=f"{name}: training")
+    validated = [line for line in metrics if "val_loss" in line]
+    if validated:
+        axes.plot(
+            [line["step"] for line in validated],
+            [line["val_loss"] for line in validated],
+            color=color,
+            marker="o",
+            linestyle="--",
+            label=f"{name}: validation",
+        )
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """An exponential moving average over about a fiftieth of the run, corrected for its start."""
+    rate = math.exp(-1.0 / max(1.0, len(values) / 50))
+    average, weight, result = 0.0, 0.0, []
+    for value in values:
+        average = rate * average + (1.0 - rate) * value
+        weight = rate * weight + (1.0 - rate)
+        result.append(average / weight)
+    return result

@@ -1,0 +1,55 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows steps as they are reported, and messages between them, on standard error."""
+
+    def __init__(self, first: int, steps: int, quiet: bool = False) -> None:
+        self.steps, self.quiet, self.done = steps, quiet, first
+        self.started, self.first, self.next_line = time.monotonic(), first, 0.0
+        self.bar: Any = None
+        if not quiet and sys.stderr.isatty():
+            self.bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Show the newest step."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(_figures(record), refresh=False)
+            self.bar.update(record["step"] - self.done)
+        elif not self.quiet and (time.monotonic() >= self.next_line or record["step"] == self.steps):
+            self.next_line = time.monotonic() + 10.0
+            elapsed = time.monotonic() - self.started
+            remaining = elapsed / max(1, record["step"] - self.first) * (self.steps - record["step"])
+            self._print(f"step {record['step']}/{self.steps}  {_figures(record)}  ETA {_duration(remaining)}")
+        self.done = record["step"]
+
+    def message(self, text: str) -> None:
+        """Show a line that stays."""
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        elif not self.quiet:
+            self._print(text)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def _print(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _figures(record: dict[str, Any]) -> str:
+    return f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,95 @@
+"""What a run leaves on disk.
+
+config.toml      the run's settings, complete
+data.json        what it was trained on: name, fingerprint, tokens, unigram entropy
+metrics.jsonl    one object a step: step, loss, lr, grad_norm, tokens_per_second, and val_loss where measured
+checkpoints/     see `gpt2spec.checkpoints.native`
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from gpt2spec.errors import CheckpointError
+from gpt2spec.files import atomic_write, make_folder, remove_leftovers, storage_errors
+from gpt2spec.training.settings import RunSettings, read_toml, settings_from, write_toml
+
+CONFIG, DATA, METRICS = "config.toml", "data.json", "metrics.jsonl"
+
+
+def create_run(path: Path, settings: RunSettings, data: dict[str, Any]) -> None:
+    """A new run directory; refuses one that holds a run already."""
+    if (path / CONFIG).exists() or (path / METRICS).exists():
+        raise CheckpointError(f"{path} already holds a run: continue it with --resume, or choose another --out")
+    make_folder(path)
+    write_toml(path / CONFIG, settings)
+    write_json(path / DATA, data)
+
+
+def open_run(path: Path) -> tuple[RunSettings, dict[str, Any]]:
+    """Settings and data description of an existing run; also clears what a killed process left unfinished."""
+    if not (path / CONFIG).is_file():
+        raise CheckpointError(f"there is no run in {path}: it has no {CONFIG}")
+    remove_leftovers(path)
+    if (path / "checkpoints").is_dir():
+        remove_leftovers(path / "checkpoints")
+    try:
+        data = json.loads((path / DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / DATA} cannot be read: {error}") from error
+    return settings_from(read_toml(path / CONFIG), str(path / CONFIG)), data
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics; a last line that was cut off by a crash is left out."""
+    try:
+        lines = (path / METRICS).read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise CheckpointError(f"{path / METRICS} cannot be read: {error.strerror}") from error
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise CheckpointError(f"{path / METRICS} is damaged: {error}") from error
+
+
+class MetricsLog:
+    """The growing `metrics.jsonl` of a run."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        """Continue after `step`: later lines belong to steps that will be done again."""
+        self.path = run / METRICS
+        kept = [line for line in read_metrics(run) if line["step"] <= step] if self.path.exists() else []
+        if [line["step"] for line in kept] != list(range(1, step + 1)):
+            raise CheckpointError(f"{self.path} does not hold the steps 1 to {step} that the checkpoint has seen")
+        with atomic_write(self.path) as file:
+            file.writelines(_line(each) for each in kept)
+        with storage_errors(self.path):
+            self._file = self.path.open("ab")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one step."""
+        with storage_errors(self.path):
+            self._file.write(_line(record))
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Make what was written durable: before a checkpoint that relies on it."""
+        with storage_errors(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"

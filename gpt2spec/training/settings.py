@@ -1,0 +1,164 @@
+"""The settings of a training run: one flat dataclass, read from TOML and the command line, saved with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gpt2spec.config import GPT2Config, preset
+from gpt2spec.errors import ConfigError, nearest
+from gpt2spec.files import atomic_write
+from gpt2spec.optimizer import AdamW, WarmupCosine
+from gpt2spec.training.recipes import recipe
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides what a run computes. None means: as the preset and the recipe have it.
+
+    Attributes:
+        data: prepared folder, .txt file or folder of them; None is the text of Python's language reference.
+        preset: the model's size.
+        model: changes to the preset, by the field names of `GPT2Config`.
+        recipe: named optimizer settings.
+        optimizer: changes to the recipe, by the field names of `AdamW`.
+        backend: who computes.
+        device: where, in the backend's words.
+        dtype: what activations are computed in.
+        backend_options: further options of the backend.
+        steps: updates in all.
+        batch_size: windows in an update.
+        context: tokens in a window, at most the model's n_ctx; None is n_ctx.
+        lr: peak learning rate.
+        warmup: updates of warm-up.
+        dropout: rate on the embedding sum and the residual branches.
+        seed: of weights, data order, dropout and samples.
+        eval_every: updates between validations.
+        eval_windows: windows of the validation split that are looked at.
+        checkpoint_every: updates between checkpoints.
+        keep: how many checkpoints are kept.
+        sample_tokens: length of the sample at the end; 0 is none.
+    """
+
+    data: str | None = None
+    preset: str = "nano"
+    recipe: str = "brief"
+    backend: str = "numpy"
+    device: str | None = None
+    dtype: str = "float32"
+    steps: int = 200
+    batch_size: int = 8
+    context: int | None = None
+    lr: float | None = None
+    warmup: int | None = None
+    dropout: float | None = None
+    seed: int = 0
+    eval_every: int = 50
+    eval_windows: int = 64
+    checkpoint_every: int = 100
+    keep: int = 3
+    sample_tokens: int = 64
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    backend_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("steps", "batch_size", "eval_every", "eval_windows", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
+        for name in ("seed", "sample_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is at least 0, not {getattr(self, name)}")
+        if self.keep < 2:
+            raise ConfigError(f"keep is at least 2, so that there is one left if the last is damaged, not {self.keep}")
+
+    def resolved(self) -> RunSettings:
+        """These settings with every None that a preset or recipe decides replaced by its value."""
+        config = self.model_config()
+        chosen = recipe(self.recipe)
+        return dataclasses.replace(
+            self,
+            model=dataclasses.asdict(config),
+            optimizer=dataclasses.asdict(self.adamw()),
+            context=config.n_ctx if self.context is None else self.context,
+            lr=chosen.lr(config.n_embd) if self.lr is None else self.lr,
+            warmup=chosen.warmup_of(self.steps) if self.warmup is None else self.warmup,
+            dropout=config.dropout,
+        )
+
+    def model_config(self) -> GPT2Config:
+        """The model: preset, then the recipe's dropout, then `model`, then `dropout`."""
+        config = preset(self.preset)
+        chosen = recipe(self.recipe)
+        if chosen.dropout is not None:
+            config = config.replace(dropout=chosen.dropout)
+        config = config.replace(**self.model)
+        if self.dropout is not None:
+            config = config.replace(dropout=self.dropout)
+        if self.context is not None and not 1 <= self.context <= config.n_ctx:
+            raise ConfigError(f"context is from 1 to this model's n_ctx = {config.n_ctx}, not {self.context}")
+        return config
+
+    def adamw(self) -> AdamW:
+        """The optimizer: the recipe's, changed by `optimizer`."""
+        known = [each.name for each in dataclasses.fields(AdamW)]
+        for name in self.optimizer:
+            if name not in known:
+                raise ConfigError(f"the optimizer has no {name!r}{nearest(name, known)}; it has {', '.join(known)}")
+        return dataclasses.replace(recipe(self.recipe).adamw, **self.optimizer)
+
+    def schedule(self) -> WarmupCosine:
+        """The learning rate's course over the run."""
+        settings = self.resolved()
+        assert settings.lr is not None and settings.warmup is not None
+        return WarmupCosine(settings.lr, settings.warmup, self.steps, recipe(self.recipe).final_fraction)
+
+
+def settings_from(values: dict[str, Any], source: str) -> RunSettings:
+    """Settings from a dict as TOML gives it; `source` is named in the message about an unknown key."""
+    known = [each.name for each in dataclasses.fields(RunSettings)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{source} has the unknown key {name!r}{nearest(name, known)}")
+    return RunSettings(**values)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file, or a `ConfigError` with the line that is wrong."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def write_toml(path: Path, settings: RunSettings) -> None:
+    """Write the settings that are not None."""
+    values = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+    with atomic_write(path) as file:
+        tomli_w.dump(values, file)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "None": (type(None),),
+    "dict[str, Any]": (dict,),
+}
+
+
+def _check_types(settings: RunSettings) -> None:
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        allowed = tuple(kind for name in str(each.type).split(" | ") for kind in _TYPES[name])
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ConfigError(f"{each.name} is a {str(each.type).removesuffix(' | None')}, not {value!r}")

@@ -1,0 +1,609 @@
+"""PyTorch, JAX and tinygrad against the float64 NumPy reference, in units of float32's epsilon.
+
+A framework that is not installed skips its tests, except where the variable CI is "true": there it fails them.
+tinygrad and compiled PyTorch take seconds for each program, so the tests share programs and models are tiny.
+"""
+
+import importlib
+import math
+import os
+import subprocess
+from functools import cached_property
+
+import numpy as np
+import pytest
+from gpt2spec_numpy.backend import create as create_numpy
+
+from gpt2spec.backend import BackendError, named_leaves
+from gpt2spec.config import GPT2Config
+from gpt2spec.loss import language_model_loss
+from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
+from gpt2spec.ops import TensorOps
+from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
+from gpt2spec.parameters import initial_parameters, weight_table
+
+CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=32, n_ctx=32, vocab_size=61, dropout=0.0)
+SMALL = CONFIG.replace(n_layer=1)
+DROPOUT = CONFIG.replace(n_layer=1, dropout=0.3, attn_dropout=0.2)
+ROWS, LENGTH = 2, 17
+# An epsilon that counts beside these gradients: with 1e-8 the rounding of a key bias's gradient, whose true
+# value is zero, would decide where that bias goes.
+ADAMW = AdamW(epsilon=1e-3, weight_decay=0.1, decay="matrices", clip=1.0)
+EPSILON = 2.0**-23
+BFLOAT16_EPSILON = 2.0**-8
+
+NAMES = ("torch", "torch-eager", "jax", "tinygrad")
+FRAMEWORKS = {"torch-eager": "torch"}
+OPTIONS = {"torch-eager": {"compile": False}}
+
+
+# ---------------------------------------------------------------------- what is compared
+
+
+def probe_parameters():
+    """Large weights, random biases and gains: here bugs show that a fresh model hides."""
+    r = np.random.default_rng(7)
+    fresh = initial_parameters(CONFIG, seed=1)
+    return {name: (w + 0.3 * r.standard_normal(w.shape)).astype(np.float32) for name, w in fresh.items()}
+
+
+WEIGHTS = {"init": initial_parameters(CONFIG, seed=1), "probe": probe_parameters()}
+TOKENS, TARGETS = np.random.default_rng(3).integers(0, CONFIG.vocab_size, (2, ROWS, LENGTH))
+
+
+class Subject:
+    """A backend with the programs that several tests run."""
+
+    def __init__(self, backend, config=CONFIG):
+        self.backend, self.ops, self.config = backend, backend.ops, config
+
+    @cached_property
+    def forward(self):
+        return self.backend.jit(lambda p, t: forward_with_taps(self.ops, self.config, p, t))
+
+    @cached_property
+    def gradients(self):
+        return self.backend.jit(self.backend.value_and_grad(self.loss))
+
+    @cached_property
+    def step(self):
+        return train_step(self.backend, self.config, ADAMW)
+
+    @cached_property
+    def decode(self):
+        def update(cache, params, tokens, start):
+            return cached_forward(self.ops, self.config, params, cache, tokens, start, 24)
+
+        return self.backend.jit_update(update)
+
+    def loss(self, params, tokens, targets):
+        return language_model_loss(self.ops, self.config, params, tokens, targets)
+
+    def load(self, weights):
+        names = {weight.name for weight in weight_table(self.config)}
+        return self.backend.load_params({name: w for name, w in WEIGHTS[weights].items() if name in names})
+
+    def put(self, *arrays):
+        return [self.backend.put(array) for array in arrays]
+
+    def host(self, *tensors):
+        return [self.backend.to_numpy(x).astype(np.float64) for x in tensors]
+
+    def logits_and_taps(self, weights):
+        logits, taps = self.forward(self.load(weights), *self.put(TOKENS))
+        layers = [{name: self.host(x)[0] for name, x in tap.items()} for tap in self.ops.unstack_layers(taps)]
+        return self.host(logits)[0], layers
+
+    def loss_and_gradients(self, weights):
+        loss, grads = self.gradients(self.load(weights), *self.put(TOKENS, TARGETS))
+        return self.host(loss)[0], self.backend.dump_params(grads)
+
+    def train(self, steps):
+        """Losses, gradient norms and weights after some steps, each on other tokens."""
+        state = initial_state(self.ops, self.load("probe"))
+        history = []
+        for update in range(1, steps + 1):
+            scalars = update_scalars(ADAMW, lr=1e-2 / update, update=update)
+            scalars = {name: self.put(np.array(x))[0] for name, x in scalars.items()}
+            tokens = self.put(np.roll(TOKENS, update), np.roll(TARGETS, update))
+            state, metrics = self.step(state, *tokens, scalars, None)
+            history.append(metrics)
+        history = [self.host(metrics["loss"], metrics["grad_norm"]) for metrics in history]
+        return np.array(history), self.backend.dump_params(state["params"])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Subject(create_numpy(dtype="float64"))
+
+
+def make(name, **options):
+    framework = FRAMEWORKS.get(name, name)
+    try:
+        importlib.import_module(framework)
+    except ImportError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{framework} must be installed here: {error}")
+        pytest.skip(f"{framework} is not installed")
+    return importlib.import_module(f"gpt2spec_{framework}.backend").create(
+        device="cpu", **OPTIONS.get(name, {}), **options
+    )
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def subject(request):
+    return Subject(make(request.param))
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if name != "torch"])
+def eager(request):
+    """Without compiled PyTorch: for what makes many small programs."""
+    return Subject(make(request.param))
+
+
+def error(found, expected, rows=False):
+    """Euclidean distance relative to the expected length, of the worst row or of the whole, in epsilons."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    axis = -1 if rows else None
+    return float(np.max(np.linalg.norm(found - expected, axis=axis) / np.linalg.norm(expected, axis=axis))) / EPSILON
+
+
+def gradient_errors(found, expected):
+    """The error of each weight; queries, keys and values by themselves.
+
+    A key bias adds the same to all scores of a query, so its true gradient is zero: what is found instead is
+    measured against the values' bias.
+    """
+    errors = {}
+    for name, gradient in expected.items():
+        if "c_attn" not in name:
+            errors[name] = error(found[name], gradient)
+            continue
+        for part, f, e in zip("qkv", np.split(found[name], 3, -1), np.split(gradient, 3, -1), strict=True):
+            scale = np.linalg.norm(np.split(gradient, 3, -1)[2] if name.endswith("bias") and part == "k" else e)
+            errors[f"{name} {part}"] = float(np.linalg.norm(f - e) / scale) / EPSILON
+    return errors
+
+
+# ---------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_logits_and_taps_agree_with_the_reference(eager, reference, weights):
+    logits, layers = eager.logits_and_taps(weights)
+    expected_logits, expected_layers = reference.logits_and_taps(weights)
+    assert error(logits, expected_logits, rows=True) < 16
+    assert len(layers) == len(expected_layers) == CONFIG.n_layer
+    for layer, expected in zip(layers, expected_layers, strict=True):
+        assert sorted(layer) == sorted(expected) == ["attn", "mlp", "residual"]
+        assert {name: e for name in expected if (e := error(layer[name], expected[name], rows=True)) > 16} == {}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_loss_and_every_gradient_agree_with_the_reference(eager, reference, weights):
+    loss, gradients = eager.loss_and_gradients(weights)
+    expected_loss, expected = reference.loss_and_gradients(weights)
+    assert error(loss, expected_loss) < 4
+    assert list(gradients) == list(expected) == [weight.name for weight in weight_table(CONFIG)]
+    assert {name: e for name, e in gradient_errors(gradients, expected).items() if e > 24} == {}
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_train_steps_agree_with_the_reference(subject, reference, steps):
+    history, weights = subject.train(steps)
+    expected_history, expected = reference.train(steps)
+    assert error(history[:, 0], expected_history[:, 0]) < 16
+    assert error(history[:, 1], expected_history[:, 1]) < 64
+    assert {name: e for name in expected if (e := error(weights[name], expected[name])) > 32} == {}
+
+
+def test_parameters_come_back_as_they_went_in(eager):
+    host = eager.backend.dump_params(eager.backend.load_params(WEIGHTS["probe"]))
+    assert list(host) == list(WEIGHTS["probe"])
+    for name, array in WEIGHTS["probe"].items():
+        assert host[name].dtype == np.float32
+        assert (host[name] == array).all()
+
+
+def test_cached_decoding_gives_the_logits_of_the_whole_sequence(subject, reference):
+    """Row 0 stands 5 positions ahead of row 1: a prompt each, then token by token."""
+    starts, prompt = np.array([5, 0]), 6
+    text = np.random.default_rng(5).integers(0, CONFIG.vocab_size, (ROWS, 17))
+    params = subject.backend.load_params(WEIGHTS["probe"])
+    cache = empty_cache(subject.ops, CONFIG, ROWS, 32)
+    rows = np.arange(ROWS)[:, None]
+
+    def feed(cache, start, length):
+        tokens = text[rows, start[:, None] + np.arange(length)]
+        cache, logits = subject.decode(cache, params, *subject.put(tokens, start))
+        return cache, subject.host(logits)[0]
+
+    cache, _ = feed(cache, np.array([0, 0]), prompt)
+    cache, logits = feed(cache, starts, prompt)  # row 1 writes its prompt again
+    found = [[*row] for row in logits]
+    for i in range(prompt, 12):
+        cache, logits = feed(cache, starts + i, 1)
+        for b in range(ROWS):
+            found[b].append(logits[b, 0])
+    expected, _ = reference.forward(reference.load("probe"), *reference.put(text))
+    expected = reference.host(expected)[0]
+    for b, start in enumerate(starts):
+        assert error(found[b], expected[b, start : start + 12], rows=True) < 16
+
+
+# ---------------------------------------------------------------------- overrides against definitions
+
+
+def _normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _attention(T, S, start=None):
+    q, k, v = _normal(2, 2, T, 8), _normal(2, 2, S, 8, seed=1), _normal(2, 2, S, 8, seed=2)
+    return [q, k, v], {} if start is None else {"start": np.array(start)}
+
+
+COMPOSITES = {
+    "linear": ([_normal(2, 5, 8), _normal(8, 12), _normal(12)], {}),
+    "layer_norm": ([_normal(2, 5, 8) + 3, _normal(8), _normal(8)], {"epsilon": 1e-5}),
+    "gelu_tanh": ([3 * _normal(2, 5, 8)], {}),
+    "softmax": ([5 * _normal(2, 5, 8)], {}),
+    "causal_attention": _attention(9, 9),
+    "causal_attention, long": _attention(150, 150),
+    "causal_attention, ragged": _attention(3, 9, [5, 2]),
+    "unembed": ([_normal(2, 5, 8), _normal(11, 8)], {}),
+    "log_sum_exp": ([5 * _normal(2, 5, 8)], {}),
+    "cross_entropy": ([_normal(2, 5, 8), np.arange(10).reshape(2, 5) % 8], {}),
+    "head_cross_entropy": ([_normal(1, 700, 8), _normal(11, 8), np.arange(700).reshape(1, 700) % 11], {}),
+    "cache_write": ([_normal(2, 2, 9, 4), _normal(2, 2, 3, 4), np.array([6, 1])], {}),
+}
+
+
+@pytest.mark.parametrize("case", COMPOSITES)
+def test_overridden_composites_and_their_gradients_agree_with_the_definition(eager, case):
+    name = case.split(",")[0]
+    arrays, settings = COMPOSITES[case]
+    differentiable = [a for a in arrays if a.dtype == np.float32]
+    constants = {key: eager.put(x)[0] if isinstance(x, np.ndarray) else x for key, x in settings.items()}
+    rest = eager.put(*(a for a in arrays if a.dtype != np.float32))
+
+    def weighted_sum(function):
+        def evaluate(tensors, rest, constants):
+            y = function(*tensors, *rest, **constants)
+            weights = eager.ops.astype(eager.ops.arange(math.prod(y.shape)), "float32") / math.prod(y.shape)
+            return eager.ops.sum(y * eager.ops.reshape(weights, y.shape), None, keepdims=False)
+
+        run = eager.backend.value_and_grad(lambda tensors, rest: evaluate(tensors, rest, constants))
+        value, grads = eager.backend.jit(run)(eager.put(*differentiable), rest)
+        return eager.host(value, *grads)
+
+    found = weighted_sum(getattr(eager.ops, name))
+    expected = weighted_sum(lambda *args, **kwargs: getattr(TensorOps, name)(eager.ops, *args, **kwargs))
+    for f, e in zip(found, expected, strict=True):
+        assert np.linalg.norm(f - e) / max(np.linalg.norm(e), 1e-2) / EPSILON < 100
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("update", [1, 7, 300])
+def test_optimizer_agrees_with_the_definition_on_gradients_of_all_sizes(eager, reference, update, clip):
+    def run(subject, function):
+        ops, dtype = subject.ops, subject.ops.reduce_dtype
+        sizes = 10.0 ** np.arange(-14, 3)[:, None]
+        arrays = [_normal(17, 3), _normal(17, 3, seed=1) * sizes, _normal(17, 3, seed=2) * sizes]
+        p, g, m = ([ops.asarray(a, dtype), ops.asarray(a[0], dtype)] for a in arrays)
+        v = [x * x for x in g]
+        scale = 1.0 if clip is None else ops.asarray(np.array(clip), dtype)
+        scalars = {name: ops.asarray(np.array(x), dtype) for name, x in update_scalars(ADAMW, 0.1, update).items()}
+        settings = {"beta1": ADAMW.beta1, "beta2": ADAMW.beta2, "epsilon": 1e-8}
+        updated = function(ops, p, g, m, v, [0.1, 0.0], scale=scale, **scalars, **settings)
+        return [subject.host(*column) for column in updated]
+
+    found = run(eager, type(eager.ops).adamw_update)
+    expected = run(reference, TensorOps.adamw_update)
+    for found_column, expected_column in zip(found, expected, strict=True):
+        for f, e in zip(found_column, expected_column, strict=True):
+            np.testing.assert_allclose(f, e, rtol=24 * EPSILON, atol=2 * EPSILON * min(1.0, np.abs(e).max()))
+
+
+def test_the_global_norm_is_that_of_all_tensors_together(eager):
+    arrays = [_normal(5, 3), 1e3 * _normal(4), _normal(1, 2, 3)]
+    found = eager.host(eager.ops.global_norm(eager.put(*arrays)))[0]
+    assert error(found, np.sqrt(sum(np.sum(a.astype(np.float64) ** 2) for a in arrays))) < 4
+
+
+PRIMITIVES = {
+    "take": lambda ops, x, i: ops.take(x, i, 1),
+    "take_along_axis": lambda ops, x, i: ops.take_along_axis(x, i[:, :, None] + 0 * ops.argsort(x, 2, False), 1),
+    "concat": lambda ops, x, i: ops.concat([x, x * 2.0], 1),
+    "argmax of ties": lambda ops, x, i: ops.argmax(ops.where(x > 0.0, 1.0, x), 2),
+    "cumulative_sum": lambda ops, x, i: ops.cumulative_sum(x, 1),
+    "cumulative_sum of whole numbers": lambda ops, x, i: ops.cumulative_sum(i, 1),
+    "sum of whole numbers": lambda ops, x, i: ops.sum(i, 1, False),
+    "sort": lambda ops, x, i: ops.sort(x, 2, False),
+    "sort descending": lambda ops, x, i: ops.sort(x, 1, True),
+    "argsort of ties": lambda ops, x, i: ops.argsort(ops.where(x > 0.0, 1.0, x), 2, False),
+    "argsort of ties descending": lambda ops, x, i: ops.argsort(ops.where(x > 0.0, 1.0, x), 2, True),
+    "max": lambda ops, x, i: ops.max(x, 1, True),
+    "log": lambda ops, x, i: ops.log(ops.exp(x) + ops.tanh(x) * 0.1 + 1.0),
+}
+
+
+@pytest.mark.parametrize("case", PRIMITIVES)
+def test_primitives_do_as_the_reference_does(eager, reference, case):
+    x, i = _normal(3, 4, 7), np.random.default_rng(0).integers(0, 4, (3, 4))
+
+    def run(subject):
+        result = subject.backend.jit(lambda x, i: PRIMITIVES[case](subject.ops, x, i))(*subject.put(x, i))
+        return subject.backend.to_numpy(result)
+
+    found, expected = run(eager), run(reference)
+    if expected.dtype.kind == "i":
+        assert found.dtype == np.int32
+        assert (found == expected).all()
+    else:
+        assert found.dtype == np.float32
+        assert error(found, expected) < 4
+
+
+# ---------------------------------------------------------------------- randomness
+
+
+def test_dropout_is_the_same_for_the_same_seed_and_step_only(eager):
+    backend = eager.backend
+    params = backend.load_params(initial_parameters(DROPOUT))
+    batch = eager.put(TOKENS, TARGETS)
+    run = backend.jit(lambda p, t, y, key: language_model_loss(eager.ops, DROPOUT, p, t, y, key))
+
+    def loss(seed, step):
+        return float(eager.host(run(params, *batch, backend.dropout_key(seed, step)))[0])
+
+    first = loss(0, 1)
+    others = [loss(0, 2), loss(1, 1), loss(2**40, 1)]
+    assert loss(0, 1) == first
+    assert len({first, *others}) == 4
+
+
+def test_dropout_drops_at_its_rate_and_its_gradient_has_the_same_mask(eager):
+    backend, x = eager.backend, np.abs(_normal(40, 50)) + 1
+    run = backend.jit(
+        backend.value_and_grad(lambda x, key: eager.ops.sum(eager.ops.dropout(x, 0.25, key), None, keepdims=False))
+    )
+    value, gradient = eager.host(*run(*eager.put(x), backend.dropout_key(3, 4)))
+    kept = gradient > 0
+    assert abs(kept.mean() - 0.75) < 0.04
+    np.testing.assert_allclose(gradient[kept], 1 / 0.75, rtol=1e-6)
+    np.testing.assert_allclose(value, np.sum(x * gradient), rtol=1e-5)
+
+
+def test_uniform_numbers_are_uniform_and_differ_between_keys(eager):
+    ops, key = eager.ops, eager.backend.dropout_key(0, 1)
+    a = eager.host(ops.random_uniform(ops.fold_in(key, 0), (64, 64)))[0]
+    b = eager.host(ops.random_uniform(ops.fold_in(key, 1), (64, 64)))[0]
+    for x in (a, b):
+        assert 0 <= x.min() < 0.01 < 0.99 < x.max() < 1
+        assert abs(x.mean() - 0.5) < 0.02
+        assert abs(x.std() - 12**-0.5) < 0.02
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
+
+
+# ---------------------------------------------------------------------- transforms
+
+
+def test_a_compiled_function_follows_its_inputs_and_keeps_earlier_results(subject):
+    run = subject.backend.jit(lambda x, y: {"sum": x + y, "parts": [x * 2.0, y]})
+    inputs = [(_normal(4, seed=i), _normal(4, seed=9 - i)) for i in range(4)]
+    results = [run(*subject.put(x, y)) for x, y in inputs]
+    for (x, y), result in zip(inputs, results, strict=True):
+        np.testing.assert_array_equal(subject.backend.to_numpy(result["sum"]), x + y)
+        np.testing.assert_array_equal(subject.backend.to_numpy(result["parts"][0]), x * 2)
+        np.testing.assert_array_equal(subject.backend.to_numpy(result["parts"][1]), y)
+
+
+def test_a_compiled_function_takes_one_tensor_twice_and_other_shapes(subject):
+    run = subject.backend.jit(lambda x, y: x * y)
+    for n in (3, 5, 3):
+        (x,) = subject.put(_normal(n))
+        np.testing.assert_array_equal(subject.backend.to_numpy(run(x, x)), _normal(n) ** 2)
+
+
+def test_an_update_changes_the_state_each_time(subject):
+    """Entries that depend on each other's old values, as weights and moments do; some only change places."""
+
+    def update(s, x):
+        return {"n": s["n"] + s["sum"] + x, "sum": s["n"] - s["sum"], "a": s["b"], "b": s["a"]}, s["n"] * 1.0
+
+    def expected():
+        n, total, a, b = 1.0, 2.0, 3.0, 4.0
+        for i in range(5):
+            yield n
+            n, total, a, b = n + total + i, n - total, b, a
+        yield {"n": n, "sum": total, "a": a, "b": b}
+
+    run = subject.backend.jit_update(update)
+    state = dict(zip(("n", "sum", "a", "b"), subject.put(*(np.full(3, x) for x in (1.0, 2.0, 3.0, 4.0))), strict=True))
+    seen = []
+    for i in range(5):
+        state, before = run(state, *subject.put(np.full(3, float(i))))
+        seen.append(before)
+    *before, last = expected()
+    assert [subject.backend.to_numpy(x)[0] for x in seen] == before
+    assert {name: subject.backend.to_numpy(x)[0] for name, x in state.items()} == last
+
+
+def test_jax_compiles_once_for_each_shape():
+    backend = make("jax")
+    import jax
+
+    lowered, traced = [], []
+
+    def count(event, seconds, **_):
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            lowered.append(event)
+
+    subject = Subject(backend)
+    value_and_grad = backend.value_and_grad(subject.loss)
+
+    def step(state, tokens, targets):
+        traced.append(tokens.shape)
+        value, grads = value_and_grad(state, tokens, targets)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, state, grads), value
+
+    run = backend.jit_update(step)
+    state = backend.load_params(WEIGHTS["init"])
+    batches = [subject.put(TOKENS[:, :n], TARGETS[:, :n]) for n in (9, 9, 9, 11, 9, 11)]
+    backend.synchronize()
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for batch in batches:
+            state, _ = run(state, *batch)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert [shape[1] for shape in traced] == [9, 11]
+    assert len(lowered) == 2
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "jax"])
+def test_the_head_never_holds_the_logits_of_all_rows(name, monkeypatch):
+    """Seen in the program: no value has more than CHUNK rows of the vocabulary's size."""
+    backend = make(name)
+    head = importlib.import_module(f"gpt2spec_{FRAMEWORKS.get(name, name)}.head")
+    monkeypatch.setattr(head, "CHUNK", 16)
+    x, wte = Subject(backend).put(_normal(1, 64, 8), _normal(211, 8))
+    (targets,) = Subject(backend).put(np.zeros((1, 64), int))
+    run = backend.value_and_grad(lambda tensors: backend.ops.head_cross_entropy(*tensors, targets))
+    sizes = tensor_sizes_torch(run, [x, wte]) if name == "torch-eager" else tensor_sizes_jax(run, [x, wte])
+    assert 16 * 211 in sizes
+    assert max(sizes) == 16 * 211
+
+
+def tensor_sizes_torch(run, tensors):
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Sizes(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = set()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            self.seen |= {x.numel() for x in [result] if isinstance(x, Tensor)}
+            return result
+
+    with Sizes() as sizes:
+        run(tensors)
+    return sizes.seen
+
+
+def tensor_sizes_jax(run, tensors):
+    import jax
+    from jax.extend.core import jaxprs_in_params
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (math.prod(out.aval.shape) for out in equation.outvars)
+            for inner in jaxprs_in_params(equation.params):
+                yield from sizes(inner)
+
+    return set(sizes(jax.make_jaxpr(run)(tensors).jaxpr))
+
+
+# ---------------------------------------------------------------------- precisions
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "jax", "tinygrad"])
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(name, reference):
+    subject = Subject(make(name, dtype="bfloat16"), SMALL)
+    loss, gradients = subject.loss_and_gradients("probe")
+    expected_loss, expected = Subject(reference.backend, SMALL).loss_and_gradients("probe")
+    scale = BFLOAT16_EPSILON / EPSILON
+    assert error(loss, expected_loss) < 2 * scale
+    worst = max(gradient_errors(gradients, expected).values()) / scale
+    assert 0.5 < worst < 24
+    params = subject.backend.load_params(WEIGHTS["probe"])
+    assert all("float" in str(x.dtype) and "bfloat16" not in str(x.dtype) for _, x in named_leaves(params))
+    assert all(gradient.dtype == np.float32 for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "jax", "tinygrad"])
+def test_float64_agrees_to_float64_precision(name, reference):
+    loss, gradients = Subject(make(name, dtype="float64"), SMALL).loss_and_gradients("probe")
+    expected_loss, expected = Subject(reference.backend, SMALL).loss_and_gradients("probe")
+    assert error(loss, expected_loss) * EPSILON < 1e-13
+    assert max(gradient_errors(gradients, expected).values()) * EPSILON < 1e-13
+
+
+def test_a_float64_backend_changes_nothing_for_a_float32_one():
+    def run():
+        backend = make("jax")
+        params = backend.load_params(initial_parameters(DROPOUT))
+
+        def loss(p, t, y, key):
+            return language_model_loss(backend.ops, DROPOUT, p, t, y, key)
+
+        value, grads = backend.jit(backend.value_and_grad(loss))(
+            params, backend.put(TOKENS), backend.put(TARGETS), backend.dropout_key(0, 1)
+        )
+        return [backend.to_numpy(value), *backend.dump_params(grads).values()]
+
+    before = run()
+    Subject(make("jax", dtype="float64")).logits_and_taps("init")
+    after = run()
+    import jax
+
+    assert not jax.config.jax_enable_x64
+    for a, b in zip(before, after, strict=True):
+        assert a.dtype == b.dtype == np.float32
+        assert (a == b).all()
+
+
+def test_rematerialised_blocks_give_the_same_gradients(reference):
+    _, gradients = Subject(make("jax", remat="true")).loss_and_gradients("probe")
+    _, expected = reference.loss_and_gradients("probe")
+    assert max(gradient_errors(gradients, expected).values()) < 24
+
+
+# ---------------------------------------------------------------------- what a user can get wrong
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "tinygrad"])
+def test_mistakes_are_told_in_one_line(name):
+    backend = make(name)
+    create = importlib.import_module(f"gpt2spec_{name}.backend").create
+    flag = {"torch": "compile", "jax": "remat", "tinygrad": "jit"}[name]
+    one_cpu = {"jax": "cpu:99", "torch": "cpu:99", "tinygrad": "cpu:x"}[name]  # tinygrad has as many as one likes
+    for options, words in [
+        ({"device": "abacus"}, ["abacus", backend.device.split(":")[0]]),
+        ({"device": one_cpu}, [one_cpu, backend.device.split(":")[0]]),
+        ({"device": "cpu", "dtype": "float8"}, ["float8", "float32", "bfloat16"]),
+        ({"device": "cpu", flag: "perhaps"}, ["perhaps", flag, "true or false"]),
+    ]:
+        with pytest.raises(BackendError) as caught:
+            create(**options)
+        assert "\n" not in str(caught.value)
+        assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_tinygrad_without_a_compiler_says_what_to_install(monkeypatch):
+    make("tinygrad")
+    from gpt2spec_tinygrad import clang
+
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(clang.shutil, "which", lambda name: None)
+    monkeypatch.setattr(clang.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"pip install 'gpt2spec\[tinygrad\]'"):
+        clang.provide()
+
+
+def test_tinygrad_compiles_with_ziglang_where_there_is_no_clang(monkeypatch, tmp_path):
+    make("tinygrad")
+    from gpt2spec_tinygrad import clang
+
+    pytest.importorskip("ziglang")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(clang.shutil, "which", lambda name: None)
+    monkeypatch.setattr(clang.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "a folder"))
+    clang.provide()
+    version = subprocess.run([os.environ["CC"], "--version"], capture_output=True, text=True, check=True)
+    assert "clang version" in version.stdout

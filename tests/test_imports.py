@@ -1,0 +1,144 @@
+"""Imports go one way, and what needs no framework loads none.
+
+The core knows neither backends nor the conformance suite nor a framework; a backend knows the contract, its
+own package and its own framework; the conformance suite reaches backends only as plugins.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gpt2spec
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "gpt2spec"
+BACKENDS = {path.name: path for path in sorted((ROOT / "backends").glob("gpt2spec_*"))}
+CONFORMANCE = ROOT / "conformance" / "gpt2spec_conformance"
+FRAMEWORKS = {
+    "gpt2spec_numpy": {"autograd"},
+    "gpt2spec_torch": {"torch"},
+    "gpt2spec_jax": {"jax", "jaxlib"},
+    "gpt2spec_tinygrad": {"tinygrad", "ziglang"},
+}
+ALL_FRAMEWORKS = {*set.union(*FRAMEWORKS.values()), "transformers", "tensorflow"}
+CONTRACT = {"gpt2spec.backend", "gpt2spec.ops"}
+
+
+def modules_of(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def imports(source: str, package: str = "") -> Iterator[str]:
+    """Dotted names of everything a module imports, anywhere in it: `from a import b` is `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: -node.level + 1 or None]) if node.level else ""
+            home = ".".join(filter(None, [base, node.module]))
+            yield from (f"{home}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def imports_of(path: Path, root: Path) -> list[str]:
+    package = ".".join([root.name, *path.relative_to(root).parts[:-1]])
+    return list(imports(path.read_text(), package))
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def is_within(name: str, homes: set[str]) -> bool:
+    """Whether a dotted name is one of `homes` or something in it."""
+    return any(name == home or name.startswith(f"{home}.") for home in homes)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch.nn as nn, os", ["torch.nn", "os"]),
+        ("def f():\n    from gpt2spec.ops import Tensor", ["gpt2spec.ops.Tensor"]),
+        ("from . import kernels", ["a.b.kernels"]),
+        ("from ..c import d", ["a.c.d"]),
+        ("importlib.import_module('jax')\n__import__('torch')", ["jax", "torch"]),
+    ],
+)
+def test_this_test_sees_every_form_of_import(source: str, expected: list[str]) -> None:
+    assert list(imports(source, "a.b")) == expected
+
+
+@pytest.mark.parametrize("path", modules_of(CORE), ids=lambda path: str(path.relative_to(ROOT)))
+def test_core_imports_no_backend_no_conformance_and_no_framework(path: Path) -> None:
+    forbidden = {*BACKENDS, CONFORMANCE.name, *ALL_FRAMEWORKS}
+    assert [name for name in imports_of(path, CORE) if top(name) in forbidden] == []
+
+
+@pytest.mark.parametrize("path", modules_of(CORE / "cli"), ids=lambda path: path.name)
+def test_command_imports_only_the_standard_library_at_its_top(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    at_top = "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+    allowed = {"gpt2spec.cli", "gpt2spec.errors"}
+    heavy = [n for n in imports(at_top) if top(n) not in sys.stdlib_module_names and not is_within(n, allowed)]
+    assert heavy == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "path"),
+    [(name, path) for name, folder in BACKENDS.items() for path in modules_of(folder)],
+    ids=lambda value: str(value.relative_to(ROOT / "backends")) if isinstance(value, Path) else value,
+)
+def test_backend_imports_only_the_contract_and_its_own_framework(backend: str, path: Path) -> None:
+    contract = CONTRACT | ({"gpt2spec.hookspecs"} if path.name == "plugin.py" else set())
+    packages = {backend, "numpy", *FRAMEWORKS[backend], *sys.stdlib_module_names}
+    if path.name == "plugin.py":
+        packages -= {"numpy", *FRAMEWORKS[backend]}  # listing plugins loads no framework
+    names = imports_of(path, BACKENDS[backend])
+    assert [name for name in names if top(name) not in packages and not is_within(name, contract)] == []
+
+
+@pytest.mark.parametrize("path", modules_of(CONFORMANCE), ids=lambda path: str(path.relative_to(CONFORMANCE)))
+def test_conformance_reaches_backends_only_as_plugins(path: Path) -> None:
+    assert [name for name in imports_of(path, CONFORMANCE) if top(name) in BACKENDS] == []
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Top-level packages that a fresh Python imports, as its own `-X importtime` reports them."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line for line in ran.stderr.splitlines() if line.startswith("import time:")]
+    return {top(line.rpartition("|")[2].strip()) for line in lines}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-c", "import gpt2spec"), ("-m", "gpt2spec", "--help"), ("-m", "gpt2spec", "--version")],
+    ids=" ".join,
+)
+def test_light_start_loads_neither_numpy_nor_a_framework(arguments: tuple[str, ...]) -> None:
+    loaded = loaded_by(*arguments)
+    assert "gpt2spec" in loaded
+    assert loaded & {"numpy", "pluggy", *ALL_FRAMEWORKS} == set()
+
+
+@pytest.mark.parametrize("arguments", ["backends", "backends --verbose", "backends --json", "info gpt2"])
+def test_listing_loads_no_framework(arguments: str) -> None:
+    loaded = loaded_by("-m", "gpt2spec", *arguments.split())
+    assert "numpy" in loaded
+    assert loaded & ALL_FRAMEWORKS == set()
+
+
+def test_public_names_are_imported_when_asked_for() -> None:
+    for name in gpt2spec.__all__:
+        assert name in dir(gpt2spec)
+        assert getattr(gpt2spec, name) is not None
+    with pytest.raises(AttributeError, match="module 'gpt2spec' has no attribute 'lodgits'"):
+        _ = gpt2spec.lodgits
