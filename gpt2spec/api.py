@@ -35,7 +35,7 @@ def logits(backend: Backend, config: GPT2Config, params: HostParams, tokens: Any
         InputError: for weights or ids that do not fit.
     """
     tokens = check_tokens(config, tokens)
-    check_parameters(config, params)
+    params = check_parameters(config, params)
     return backend.to_numpy(compiled_forward(backend, config)(backend.load_params(params), backend.put(tokens)))
 
 
@@ -49,7 +49,7 @@ def loss_and_gradients(
     tokens, targets = check_tokens(config, tokens), check_tokens(config, targets, "targets")
     if tokens.shape != targets.shape:
         raise InputError(f"tokens are {list(tokens.shape)} and targets {list(targets.shape)}; they must be alike")
-    check_parameters(config, params)
+    params = check_parameters(config, params)
     compiled = _compiled_loss_and_gradients(backend, config)
     loss, gradients = compiled(backend.load_params(params), backend.put(tokens), backend.put(targets))
     return float(backend.to_numpy(loss)), backend.dump_params(gradients)
@@ -57,7 +57,10 @@ def loss_and_gradients(
 
 def check_tokens(config: GPT2Config, tokens: Any, name: str = "tokens") -> np.ndarray:
     """`tokens` as int32 [B, T], or an `InputError` that says what is wrong with them."""
-    array = np.asarray(tokens)
+    try:
+        array = np.asarray(tokens)
+    except ValueError:
+        raise InputError(f"{name} are integers [B, T]; these rows differ in length") from None
     if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{name} are integers [B, T], at least one; got {array.dtype} {list(array.shape)}")
     if array.shape[1] > config.n_ctx:

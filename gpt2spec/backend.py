@@ -114,11 +114,10 @@ class Backend(ABC):
 
     # ------------------------------------------------------------------ optional
 
-    def synchronize(self) -> None:
+    def synchronize(self) -> None:  # noqa: B027 - most have nothing to wait for
         """Wait until the device has finished what it was given: for timing."""
-        return None
 
-    def put(self, array: np.ndarray) -> Tensor:
+    def put(self, array: np.ndarray | np.generic) -> Tensor:
         """An array of token ids (as int32) or numbers (as `param_dtype`) on the device."""
         dtype = "int32" if np.issubdtype(np.asarray(array).dtype, np.integer) else self.param_dtype
         return self.ops.asarray(array, dtype)

@@ -98,8 +98,11 @@ def initial_parameters(config: GPT2Config, seed: int = 0) -> HostParams:
     return {weight.name: draw(row, weight) for row, weight in enumerate(weight_table(config))}
 
 
-def check_parameters(config: GPT2Config, params: HostParams) -> None:
-    """Raise `InputError` unless `params` has exactly the weights of `config`, in their shapes."""
+def check_parameters(config: GPT2Config, params: HostParams) -> HostParams:
+    """`params` in the order of the weight table, on which gradients and moments rely.
+
+    Raises `InputError` unless it has exactly the weights of `config`: float arrays in their shapes.
+    """
     table = {weight.name: weight.shape for weight in weight_table(config)}
     missing = [name for name in table if name not in params]
     unknown = [name for name in params if name not in table]
@@ -110,6 +113,10 @@ def check_parameters(config: GPT2Config, params: HostParams) -> None:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"the weight {missing[0]!r}{more} is missing: {len(table)} weights are expected")
     for name, shape in table.items():
+        dtype = getattr(params[name], "dtype", type(params[name]).__name__)
+        if not isinstance(params[name], np.ndarray) or not np.issubdtype(dtype, np.floating):
+            raise InputError(f"the weight {name!r} is {dtype}; a NumPy array of floats is expected")
         found = tuple(params[name].shape)
         if found != shape:
             raise InputError(f"the weight {name!r} has shape {list(found)}; {list(shape)} is expected")
+    return {name: params[name] for name in table}

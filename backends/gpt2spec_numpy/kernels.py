@@ -79,7 +79,7 @@ _ROOT = math.sqrt(2.0 / math.pi)
 
 def _gelu(saved: Saved, x: Array) -> Array:
     """0.5 x (1 + t) with t = tanh(r x (1 + 0.044715 x^2)), r = sqrt(2/pi)."""
-    y, flat = np.empty_like(x), x.reshape(-1)
+    y, flat = np.empty(x.shape, x.dtype), x.reshape(-1)
     out = y.reshape(-1)
 
     def work(piece: slice) -> None:
@@ -99,7 +99,7 @@ def _gelu(saved: Saved, x: Array) -> Array:
 
 def _gelu_backward(saved: Saved, g: Array, x: Array) -> tuple[Array, ...]:
     """g (0.5 (1 + t) + 0.5 x (1 - t^2) r (1 + 3 0.044715 x^2))."""
-    dx, flat, flat_g = np.empty_like(x), x.reshape(-1), g.reshape(-1)
+    dx, flat, flat_g = np.empty(x.shape, x.dtype), x.reshape(-1), g.reshape(-1)
     out = dx.reshape(-1)
 
     def work(piece: slice) -> None:
@@ -132,7 +132,7 @@ gelu_tanh = fused(_gelu, _gelu_backward)
 
 def _head_part(saved: Saved, x: Array, part: int, n_head: int) -> Array:
     """Part 0, 1 or 2 of [B, T, 3D], as a view [B, H, T, d]."""
-    B, T, width = x.shape
+    B, T, _ = x.shape
     return x.reshape(B, T, 3, n_head, -1)[:, :, part].transpose(0, 2, 1, 3)
 
 
@@ -266,7 +266,7 @@ def _accumulate_head(dlogits: Array, x: Array, wte: Array, rows: slice, gradient
 def _head_cross_entropy(saved: Saved, x: Array, wte: Array, targets: Array) -> Array:
     """The gradients are made at once, while the logits are there; only their scale waits for g."""
     rows = x.reshape(-1, x.shape[-1])
-    saved["x"], saved["wte"] = np.empty_like(rows), np.empty_like(wte)
+    saved["x"], saved["wte"] = np.empty_like(rows), np.empty(wte.shape, wte.dtype)
     loss = head_losses(rows, wte, targets.reshape(-1), saved) / targets.size
     return np.asarray(loss, x.dtype)
 

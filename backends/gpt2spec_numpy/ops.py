@@ -8,7 +8,7 @@ from typing import Any
 
 import autograd.numpy as anp
 import numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defvjp, defvjp_argnum, primitive
 from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval
 
@@ -68,6 +68,40 @@ defvjp(
 )
 
 
+@primitive
+def _concat(axis: int, *xs: Any) -> Any:
+    return np.concatenate(xs, axis)
+
+
+def _concat_vjp(argnum: int, answer: Any, args: Any, kwargs: Any) -> Any:
+    axis, *xs = args
+    first = sum(x.shape[axis] for x in xs[: argnum - 1])
+    part = (slice(None),) * axis + (slice(first, first + xs[argnum - 1].shape[axis]),)
+    return lambda g: g[part]
+
+
+defvjp_argnum(_concat, _concat_vjp)
+
+
+@primitive
+def _max(x: Any, axis: int, keepdims: bool) -> Any:
+    return np.max(x, axis=axis, keepdims=keepdims)
+
+
+def _max_vjp(answer: Any, x: Any, axis: int, keepdims: bool) -> Any:
+    def vjp(g: Any) -> Any:
+        """g, shared evenly by the largest values; autograd's own would promote."""
+        peak = answer if keepdims else np.expand_dims(answer, axis)
+        hits = x == peak
+        share = (g if keepdims else np.expand_dims(g, axis)) / np.sum(hits, axis=axis, keepdims=True).astype(x.dtype)
+        return np.where(hits, share, 0.0)
+
+    return vjp
+
+
+defvjp(_max, _max_vjp)
+
+
 class NumpyOps(TensorOps):
     """Reference tensor operations on `StrictArray`s."""
 
@@ -94,7 +128,7 @@ class NumpyOps(TensorOps):
         return anp.transpose(x, tuple(axes))
 
     def concat(self, xs: Sequence[Tensor], axis: int) -> Tensor:  # noqa: D102
-        return anp.concatenate(list(xs), axis)
+        return _concat(axis % xs[0].ndim, *xs)
 
     def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
         return _take(x, indices, axis % x.ndim)
@@ -124,7 +158,7 @@ class NumpyOps(TensorOps):
         return anp.sum(x, axis=axis, keepdims=keepdims)
 
     def max(self, x: Tensor, axis: int, keepdims: bool) -> Tensor:  # noqa: D102
-        return anp.max(x, axis=axis, keepdims=keepdims)
+        return _max(x, axis, keepdims)
 
     def argmax(self, x: Tensor, axis: int) -> Tensor:  # noqa: D102
         return np.argmax(getval(x), axis).astype(np.int32)

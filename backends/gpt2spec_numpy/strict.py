@@ -23,28 +23,48 @@ class StrictArray(np.ndarray):
         """Apply the ufunc to plain arrays after checking their dtypes."""
         if any(isinstance(x, Box) for x in inputs):
             return NotImplemented
-        _refuse_promotion(ufunc.__name__, inputs)
+        dtypes = _one_dtype(ufunc.__name__, inputs)
         plain = [_plain(x) for x in inputs]
         if out is not None:
             kwargs["out"] = tuple(_plain(x) for x in out)
         result = getattr(ufunc, method)(*plain, **kwargs)
+        _refuse_new_float(ufunc.__name__, dtypes, result)
         return out[0] if out is not None else _strict(result)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Functions such as `where` and `concatenate`: NumPy's own, with strict results."""
-        _refuse_promotion(func.__name__, args)
-        return _strict(super().__array_function__(func, types, args, kwargs))
+        operands = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
+        if func is np.where:
+            operands = operands[1:]  # not the condition
+        elif func is not np.concatenate:
+            operands = [x for x in operands if _is_float(x)]  # whole numbers may be indices
+        dtypes = _one_dtype(func.__name__, operands)
+        result = super().__array_function__(func, types, args, kwargs)
+        if func is not np.astype:
+            _refuse_new_float(func.__name__, dtypes, result)
+        return _strict(result)
 
 
-def _refuse_promotion(name: str, operands: Any) -> None:
-    dtypes = {x.dtype for x in operands if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "fiu"}
-    floats = {dtype for dtype in dtypes if dtype.kind == "f"}
-    if len(floats) > 1 or (floats and len(dtypes) > 1 and name in _ARITHMETIC):
+def _one_dtype(name: str, operands: Any) -> set[np.dtype[Any]]:
+    """The dtype of the numeric operands, Python scalars apart; they must have one. Booleans lend no precision."""
+    arrays = [x for x in operands if isinstance(x, np.ndarray | np.generic)]
+    dtypes = {x.dtype for x in arrays if x.dtype.kind in "fiu"}
+    if len(dtypes) > 1:
         given = " and ".join(sorted(str(dtype) for dtype in dtypes))
         raise BackendError(f"{name} of {given}: the reference backend promotes no dtype; use ops.astype")
+    return dtypes
 
 
-_ARITHMETIC = frozenset({"add", "subtract", "multiply", "divide", "power", "matmul", "maximum", "minimum"})
+def _refuse_new_float(name: str, dtypes: set[np.dtype[Any]], result: Any) -> None:
+    """Whole numbers do not become floats by themselves, as in exp(2) or 1 / 2."""
+    dtype = getattr(result, "dtype", None)
+    if dtype is not None and dtype.kind == "f" and dtype not in dtypes:
+        given = " and ".join(sorted(map(str, dtypes))) or "bool"
+        raise BackendError(f"{name} of {given} gives {dtype}: the reference backend promotes no dtype; use ops.astype")
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, np.ndarray | np.generic) and x.dtype.kind == "f"
 
 
 def _plain(x: Any) -> Any:
@@ -57,5 +77,17 @@ def _strict(x: Any) -> Any:
     return np.asarray(x).view(StrictArray) if isinstance(x, np.generic) else x
 
 
+class StrictSpace(ArrayVSpace):  # type: ignore[misc]  # autograd has no types
+    """How the tape makes the zeros it adds gradients to: strict as well."""
+
+    def zeros(self) -> Any:
+        """A strict array of zeros."""
+        return _strict(super().zeros())
+
+    def ones(self) -> Any:
+        """A strict array of ones."""
+        return _strict(super().ones())
+
+
 ArrayBox.register(StrictArray)
-VSpace.register(StrictArray, ArrayVSpace)
+VSpace.register(StrictArray, StrictSpace)

@@ -134,12 +134,12 @@ def seeded(function: Callable[..., Any]) -> Callable[..., Any]:
 def _overwrite(old: list[Tensor], new: list[Tensor]) -> None:
     """Copy new tensors into old ones, where they are not those already.
 
-    A new one that is the old one of another entry must be saved first. In a graph all are: that costs nothing
-    there, while a look at identities would tie the program to these very tensors.
+    A new one that is the old one of another entry must be saved first. In a graph all are, since a look at
+    identities would tie the program to these very tensors; it costs nothing, being part of what computes them.
     """
     pairs = [(x, y) for x, y in zip(old, new, strict=True) if x is not y]
-    if torch.compiler.is_compiling():
-        pairs = [(x, y.clone()) for x, y in pairs]
+    if torch.compiler.is_compiling():  # Inductor 2.13 leaves clones out, even where tensors change places
+        pairs = [(x, torch.maximum(y, y)) for x, y in pairs]
     else:
         held = {id(x) for x in old}
         pairs = [(x, y.clone() if id(y) in held else y) for x, y in pairs]

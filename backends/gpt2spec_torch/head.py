@@ -29,45 +29,56 @@ def head_cross_entropy(x: Tensor, wte: Tensor, targets: Tensor, reduce_dtype: to
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
+    """Saves the gradients of the summed losses; the backward pass scales them."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, wte: Tensor, targets: Tensor, n_vocab: int, reduce_dtype: torch.dtype) -> Tensor:
-        N, V = x.shape[0], wte.shape[0]
         total = torch.zeros((), dtype=reduce_dtype, device=x.device)
         dx, dwte = [], None
-        for rows in _chunks(N):
-            loss, logits, log_sum = _chunk_loss(x[rows], wte, targets[rows], n_vocab, reduce_dtype)
+        for rows in _chunks(x.shape[0]):
+            loss, log_probabilities = _chunk_loss(x[rows], wte, targets[rows], n_vocab, reduce_dtype)
             total = total + loss
-            dlogits = (_softmax_minus_one_hot(logits, log_sum, targets[rows]) / N).to(x.dtype)  # [n, V]
-            dlogits = F.pad(dlogits, (0, V - n_vocab)) if n_vocab < V else dlogits
+            dlogits = _softmax_minus_one_hot(log_probabilities, targets[rows]).to(x.dtype)  # [n, V]
+            dlogits = F.pad(dlogits, (0, wte.shape[0] - n_vocab)) if n_vocab < wte.shape[0] else dlogits
             dx.append(dlogits @ wte)
-            part = dlogits.T @ x[rows]  # [V, D]
-            dwte = part.to(reduce_dtype) if dwte is None else dwte + part
+            dwte = _add_product(dwte, dlogits.T, x[rows], reduce_dtype)  # [V, D]
         assert dwte is not None
         ctx.save_for_backward(torch.cat(dx), dwte.to(wte.dtype))
-        return total / N
+        return total / x.shape[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         dx, dwte = ctx.saved_tensors
-        return gradient * dx, gradient * dwte, None, None, None
+        scale = gradient / dx.shape[0]
+        if torch.compiler.is_compiling():
+            return scale * dx, scale * dwte, None, None, None
+        return dx.mul_(scale), dwte.mul_(scale), None, None, None
 
 
 def _chunks(rows: int) -> Iterator[slice]:
     return (slice(i, min(i + CHUNK, rows)) for i in range(0, rows, CHUNK))
 
 
-def _chunk_loss(
-    x: Tensor, wte: Tensor, targets: Tensor, n_vocab: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum of the losses of some rows, their logits [n, V], and the logits' log-sum-exp [n, 1]."""
-    logits = (x @ wte.T)[:, :n_vocab].to(dtype)
-    log_sum = torch.logsumexp(logits, -1, keepdim=True)
-    return (log_sum - logits.gather(1, targets[:, None])).sum(), logits, log_sum
+def _chunk_loss(x: Tensor, wte: Tensor, targets: Tensor, n_vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of some rows, and all their log-probabilities [n, V]."""
+    logits = (x @ wte.T)[:, :n_vocab]
+    log_probabilities = torch.log_softmax(logits.to(dtype), -1)
+    return -log_probabilities.gather(1, targets[:, None]).sum(), log_probabilities
 
 
-def _softmax_minus_one_hot(logits: Tensor, log_sum: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of the losses by the logits, [n, V]; may overwrite them."""
-    if torch.compiler.is_compiling():  # one loop over the logits
-        return torch.exp(logits - log_sum) - (torch.arange(logits.shape[1], device=logits.device) == targets[:, None])
-    probabilities = logits.sub_(log_sum).exp_()
-    return probabilities.scatter_add_(1, targets[:, None], torch.full_like(log_sum, -1.0))
+def _softmax_minus_one_hot(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of the summed losses by the logits, [n, V]; may overwrite its argument."""
+    if torch.compiler.is_compiling():  # one loop over everything
+        columns = torch.arange(log_probabilities.shape[1], device=targets.device)
+        return torch.exp(log_probabilities) - (columns == targets[:, None]).to(log_probabilities.dtype)
+    ones = torch.ones_like(targets[:, None], dtype=log_probabilities.dtype)
+    return log_probabilities.exp_().scatter_add_(1, targets[:, None], -ones)
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + a b, the sum of several being kept in `dtype`."""
+    if total is None:
+        return a @ b
+    if a.dtype == total.dtype == dtype:
+        return torch.addmm(total, a, b) if torch.compiler.is_compiling() else total.addmm_(a, b)
+    return total.to(dtype) + a @ b

@@ -61,7 +61,8 @@ def config_from_json(path: Path) -> GPT2Config:
         given = {found[name] for name in names if name in found}
         if len(given) > 1:
             raise CheckpointError(f"{path} gives {' and '.join(names)} different values: {sorted(given)}")
-        values.update({ours: value for value in given})
+        if given:
+            values[ours] = given.pop()
     try:
         return GPT2Config(**values)
     except ConfigError as error:

@@ -22,7 +22,7 @@ from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, InputError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
-from gpt2spec.parameters import HostParams, check_parameters, weight_table
+from gpt2spec.parameters import HostParams, check_parameters
 
 T = TypeVar("T")
 
@@ -106,20 +106,23 @@ def load_model(folder: Path) -> tuple[GPT2Config, HostParams]:
     """The configuration and weights of a checkpoint folder, verified; the rest of it is not read."""
     verify_checkpoint(folder, (MODEL, CONFIG))
     config = config_from_json(folder / CONFIG)
-    params = _read(folder / MODEL, load_file)
-    try:
-        check_parameters(config, params)
-    except InputError as error:
-        raise CheckpointError(f"{folder / MODEL}: {error}") from error
-    return config, {weight.name: params[weight.name] for weight in weight_table(config)}
+    return config, _fitting(config, _read(folder / MODEL, load_file), folder / MODEL)
+
+
+def load_progress(folder: Path) -> dict[str, Any]:
+    """The `state.json` of a checkpoint folder, verified."""
+    verify_checkpoint(folder, (STATE,))
+    return _read(folder / STATE, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_training(folder: Path) -> TrainingState:
     """The training state of a checkpoint folder, verified."""
-    verify_checkpoint(folder, (OPTIMIZER, STATE))
+    verify_checkpoint(folder, (CONFIG, OPTIMIZER))
+    config = config_from_json(folder / CONFIG)
     moments = _read(folder / OPTIMIZER, load_file)
     m, v = ({name[2:]: x for name, x in moments.items() if name.startswith(prefix)} for prefix in ("m.", "v."))
-    return TrainingState(m, v, _read(folder / STATE, lambda path: json.loads(path.read_text(encoding="utf-8"))))
+    m, v = (_fitting(config, each, folder / OPTIMIZER) for each in (m, v))
+    return TrainingState(m, v, load_progress(folder))
 
 
 def find_checkpoint(path: Path, step: int | None = None) -> Path:
@@ -134,6 +137,13 @@ def find_checkpoint(path: Path, step: int | None = None) -> Path:
     if step is not None and step not in steps:
         raise CheckpointError(f"{path} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     return checkpoint_folder(path, steps[-1] if step is None else step)
+
+
+def _fitting(config: GPT2Config, params: HostParams, path: Path) -> HostParams:
+    try:
+        return check_parameters(config, params)
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--val-fraction", type=float, metavar="F", help="share of the text, at its end, for validation (default: 0.1)"
     )
     prepare.add_argument("--shard-tokens", type=int, metavar="N", help="tokens in a shard file (default: 100 million)")
+    prepare.add_argument(
+        "--tokenizer", default="gpt2", metavar="NAME", help="gpt2 (default), or bytes: 257 ids, for the nano preset"
+    )
     text = "show what a prepared folder holds, and check that its files are undamaged"
     info = actions.add_parser("info", help=text, description=text, allow_abbrev=False)
     info.add_argument("folder", type=Path, metavar="DIR", help="a folder made by `gpt2spec data prepare`")
@@ -31,10 +34,12 @@ def run(args: argparse.Namespace) -> int:
     """Prepare or show."""
     if args.action == "prepare":
         from gpt2spec.data import prepare
+        from gpt2spec.tokenizer import tokenizer_named
 
         options = {"val_fraction": args.val_fraction, "shard_tokens": args.shard_tokens}
         given = {name: value for name, value in options.items() if value is not None}
-        print(summary(prepare(args.paths, args.out, progress=True, **given), args.out))
+        tokenizer = tokenizer_named(args.tokenizer)
+        print(summary(prepare(args.paths, args.out, tokenizer=tokenizer, progress=True, **given), args.out))
         return 0
     from gpt2spec.data import open_prepared, read_manifest
 

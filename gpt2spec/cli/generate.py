@@ -23,13 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the prompt and its continuation."""
-    from gpt2spec.checkpoints.native import find_checkpoint, load_model
+    from gpt2spec.checkpoints.native import find_checkpoint, load_model, load_progress
     from gpt2spec.decoding.loop import generate
     from gpt2spec.plugins import load_backend
-    from gpt2spec.tokenizer import gpt2_tokenizer
+    from gpt2spec.tokenizer import tokenizer_with_id
 
-    tokenizer = gpt2_tokenizer()
-    config, params = load_model(find_checkpoint(args.checkpoint))
+    checkpoint = find_checkpoint(args.checkpoint)
+    config, params = load_model(checkpoint)
+    tokenizer = tokenizer_with_id(load_progress(checkpoint)["tokenizer"])
     backend = load_backend(args.backend, device=args.device, dtype=args.dtype)
     prompt = tokenizer.encode(args.prompt) or [tokenizer.end_of_text]
     generation = generate(

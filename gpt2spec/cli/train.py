@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ HELP = "train a GPT-2 on a text"
 
 # What a resumed run may change: where and how it runs, not what it computes.
 CHANGEABLE = frozenset(
-    "data backend device dtype backend_options steps eval_every eval_windows checkpoint_every keep sample_tokens".split()
+    {"data", "backend", "device", "dtype", "backend_options"}
+    | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "sample_tokens"}
 )
 
 
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     model = parser.add_argument_group("the model")
     model.add_argument("--preset", metavar="NAME", help="its size; `gpt2spec info` lists them (default: nano)")
+    model.add_argument("--tokenizer", metavar="NAME", help="of raw text: gpt2, or bytes (default for nano)")
     model.add_argument("--dropout", type=float, metavar="P", help="rate on embeddings and residual branches")
     model.add_argument("--context", type=int, metavar="T", help="tokens in a window (default: the model's n_ctx)")
     model.add_argument("--batch-size", type=int, metavar="B", help="windows in an update")
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     if not outcome.finished:
-        print(f"\nInterrupted; step {outcome.step} is saved. {how_to_resume(out).capitalize()}", file=sys.stderr)
+        print(f"\nInterrupted; step {outcome.step} is saved. Continue with: {how_to_resume(out)}", file=sys.stderr)
         return 130
     show_outcome(outcome, out)
     return 0
@@ -144,14 +147,14 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 
 def show_outcome(outcome: Any, out: Path) -> None:
     """The sample, the yardstick, and what to do next."""
-    from gpt2spec.tokenizer import gpt2_tokenizer
+    from gpt2spec.tokenizer import tokenizer_with_id
 
     if outcome.sample is not None:
-        tokenizer = gpt2_tokenizer()
+        tokenizer = tokenizer_with_id(outcome.dataset.tokenizer_id)
         prompt, continuation = (tokenizer.decode(tokens) for tokens in outcome.sample)
         print(f"\nA sample, after {prompt!r}:\n{continuation}\n")
     if outcome.val_loss is not None:
         entropy = outcome.dataset.unigram_entropy
         print(f"Validation loss {outcome.val_loss:.4f} nats per token, after {outcome.step} steps.")
-        print(f"Guessing by word frequency alone gives {entropy:.4f} (unigram entropy of {outcome.dataset.name}).")
-    print(f"The run is in {out}. Use it: gpt2spec generate --checkpoint {out} --prompt 'The'")
+        print(f"Guessing by frequency alone gives {entropy:.4f} (unigram entropy of {outcome.dataset.name}).")
+    print(f"The run is in {out}. Use it: gpt2spec generate --checkpoint {shlex.quote(str(out))} --prompt 'The'")

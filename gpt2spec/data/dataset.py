@@ -61,6 +61,7 @@ class Dataset:
 def open_dataset(
     source: Path | None = None,
     *,
+    tokenizer: Tokenizer | None = None,
     val_fraction: float = VAL_FRACTION,
     cache: Path | None = None,
     progress: bool = False,
@@ -70,6 +71,7 @@ def open_dataset(
     Args:
         source: a folder made by `prepare`; or a text file or a folder of `.txt` files; or None for the text of
             Python's language reference, which every Python has.
+        tokenizer: for text, GPT-2's by default. A prepared folder has its own.
         val_fraction: share of the text, at the end, for validation. A prepared folder has its own.
         cache: where prepared text is kept for the next time; the user's cache folder by default.
         progress: show a progress bar on a terminal while preparing.
@@ -79,9 +81,12 @@ def open_dataset(
         ConfigError: for a fraction out of range.
         StorageError: when the cache cannot be written.
     """
+    tokenizer = tokenizer or gpt2_tokenizer()
     if source is None:
         description = f"Python {platform.python_version()}'s language reference"
-        return _open_text([_language_reference()], "language-reference", description, val_fraction, cache, progress)
+        return _open_text(
+            [_language_reference()], "language-reference", description, tokenizer, val_fraction, cache, progress
+        )
     if is_prepared(source):
         return open_prepared(source)
     if source.is_dir() and not any(p.suffix.lower() == ".txt" for p in source.rglob("*")):
@@ -90,7 +95,7 @@ def open_dataset(
             "by `gpt2spec data prepare`, or text"
         )
     name = source.resolve().name if source.is_dir() else source.stem
-    return _open_text(find_sources([source]), name, str(source), val_fraction, cache, progress)
+    return _open_text(find_sources([source]), name, str(source), tokenizer, val_fraction, cache, progress)
 
 
 def open_prepared(folder: Path, name: str | None = None, source: str | None = None) -> Dataset:
@@ -121,12 +126,17 @@ def _open_shards(folder: Path, entries: Sequence[ShardEntry], manifest: Manifest
 
 
 def _open_text(
-    sources: Sequence[Source], name: str, description: str, val_fraction: float, cache: Path | None, progress: bool
+    sources: Sequence[Source],
+    name: str,
+    description: str,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    cache: Path | None,
+    progress: bool,
 ) -> Dataset:
     """Text through the cache: prepared on first use, and again if what is there is damaged."""
     check_settings(val_fraction, SHARD_TOKENS)
     surveys = survey_all(sources, progress)
-    tokenizer = gpt2_tokenizer()
     folder = (cache or _user_cache()) / f"{name}-{_cache_key(surveys, tokenizer, val_fraction)}"
     if is_prepared(folder):
         try:

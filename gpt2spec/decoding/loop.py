@@ -56,8 +56,8 @@ def generate(
     """
     options = SamplingOptions(temperature, top_k, top_p)
     check_prompts(config, prompts, max_new_tokens)
-    check_parameters(config, params)
-    if not prompts:
+    params = check_parameters(config, params)
+    if not len(prompts):
         return []
     device_params = backend.load_params(params)
     return extend(backend, config, device_params, prompts, max_new_tokens, options, seed, stop_token)
@@ -65,14 +65,18 @@ def generate(
 
 def check_prompts(config: GPT2Config, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Raise unless every prompt has ids within the vocabulary and fits the context with its new tokens."""
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens is at least 1, not {max_new_tokens}")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens}")
     for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, Sequence | np.ndarray):
+            raise InputError(f"prompt {i} is {prompt!r}; a prompt is a sequence of token ids")
         if not len(prompt):
             raise InputError(f"prompt {i} is empty; begin with <|endoftext|> to start a new text")
         for token in prompt:
-            if not 0 <= token < config.vocab_size:
-                raise InputError(f"prompt {i} has the id {token}; ids go from 0 to {config.vocab_size - 1}")
+            if not isinstance(token, int | np.integer) or not 0 <= token < config.vocab_size:
+                raise InputError(
+                    f"prompt {i} has the id {token!r}; ids are whole numbers from 0 to {config.vocab_size - 1}"
+                )
         if len(prompt) + max_new_tokens > config.n_ctx:
             raise InputError(
                 f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new ones it would pass "

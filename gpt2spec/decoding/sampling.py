@@ -29,8 +29,8 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < float("inf"):
             raise ConfigError(f"temperature is a number of at least 0, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k is at least 1, not {self.top_k}")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise ConfigError(f"top_k is a whole number of at least 1, not {self.top_k}")
         if self.top_p is not None and not 0.0 <= self.top_p <= 1.0:
             raise ConfigError(f"top_p lies from 0 to 1, not {self.top_p}")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2spec.errors import InputError
+from gpt2spec.errors import ConfigError, InputError, nearest
 from gpt2spec.tokenizer.pieces import split_long_runs
 from gpt2spec.tokenizer.vocabulary import END_OF_TEXT, token_ranks
 
@@ -103,6 +103,32 @@ def gpt2_tokenizer() -> Tokenizer:
     """The tokenizer of the released GPT-2 models: 256 bytes, 50,000 merges and `<|endoftext|>`."""
     compressed = files("gpt2spec.tokenizer").joinpath("vocab.bpe.gz").read_bytes()
     return Tokenizer(gzip.decompress(compressed), name="gpt2")
+
+
+@functools.cache
+def byte_tokenizer() -> Tokenizer:
+    """The same without merges: 256 bytes and `<|endoftext|>`. The smallest vocabulary, for the smallest models."""
+    return Tokenizer(b"#version: 0.2\n", name="bytes")
+
+
+_BY_NAME = {"gpt2": gpt2_tokenizer, "bytes": byte_tokenizer}
+TOKENIZERS = tuple(_BY_NAME)
+"""Names of the tokenizers that come with this package."""
+
+
+def tokenizer_named(name: str) -> Tokenizer:
+    """The tokenizer called `name`: one of `TOKENIZERS`, or else a `ConfigError`."""
+    if name not in _BY_NAME:
+        raise ConfigError(f"there is no tokenizer {name!r}{nearest(name, TOKENIZERS)}; there are {TOKENIZERS}")
+    return _BY_NAME[name]()
+
+
+def tokenizer_with_id(identifier: str) -> Tokenizer:
+    """The tokenizer whose `id` a dataset or checkpoint has recorded; a `ConfigError` where it is none of ours."""
+    for name in TOKENIZERS:
+        if tokenizer_named(name).id == identifier:
+            return tokenizer_named(name)
+    raise ConfigError(f"the tokenizer {identifier!r} is none of {', '.join(TOKENIZERS)}, which come with gpt2spec")
 
 
 def _text(text: str) -> str:

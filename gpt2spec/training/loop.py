@@ -4,6 +4,7 @@ Nothing waits for the device but the moments when figures are shown: losses stay
 """
 
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from gpt2spec.errors import CheckpointError, ConfigError, GPT2SpecError, Storage
 from gpt2spec.optimizer import initial_state, train_step, update_scalars
 from gpt2spec.parameters import initial_parameters
 from gpt2spec.plugins import load_backend
+from gpt2spec.tokenizer import tokenizer_named
 from gpt2spec.training.progress import Progress
 from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, open_run
 from gpt2spec.training.settings import RunSettings, write_toml
@@ -166,13 +168,14 @@ class Trainer:
             "step": self.step,
             "data_position": self.step * self.settings.batch_size,
             "data_fingerprint": self.dataset.fingerprint,
+            "tokenizer": self.dataset.tokenizer_id,
         }
         try:
             save_checkpoint(self.out, self.config, host["params"], TrainingState(host["m"], host["v"], progress))
         except StorageError as error:
             steps = checkpoint_steps(self.out)
             rest = f"step {steps[-1]} is saved" if steps else "nothing was saved before"
-            raise StorageError(f"{error}; {rest}. Make room, then {how_to_resume(self.out)}") from error
+            raise StorageError(f"{error}; {rest}. Make room, then continue with: {how_to_resume(self.out)}") from error
         self.saved = self.step
         for step in checkpoint_steps(self.out)[: -self.settings.keep]:
             remove_checkpoint(checkpoint_folder(self.out, step))
@@ -222,10 +225,13 @@ def train(
     Raises:
         GPT2SpecError: for whatever a user can correct; all that was reported as saved stays.
     """
-    settings = settings.resolved()
-    config = settings.model_config()
+    tokenizer = tokenizer_named(settings.tokenizer_name())
     backend = load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **settings.backend_options)
-    dataset = open_dataset(None if settings.data is None else Path(settings.data))
+    dataset = open_dataset(
+        None if settings.data is None else Path(settings.data), tokenizer=tokenizer, progress=not quiet
+    )
+    settings = settings.with_vocabulary(dataset.vocab_size).resolved()
+    config = settings.model_config()
     check_dataset(config, dataset, settings)
     if resume:
         before, data = open_run(out)
@@ -269,7 +275,11 @@ def restore(
         training = load_training(folder)
     except CheckpointError as error:
         earlier = [each for each in steps if each < step]
-        offer = f"; the one before is of step {earlier[-1]}: {how_to_resume(out, earlier[-1])}" if earlier else ""
+        offer = (
+            f"; the one before is of step {earlier[-1]}; continue from it with: {how_to_resume(out, earlier[-1])}"
+            if earlier
+            else ""
+        )
         raise CheckpointError(f"{error}{offer}") from error
     if saved_config != config:
         raise CheckpointError(f"{folder} holds another model than {out / 'config.toml'} describes")
@@ -321,7 +331,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def how_to_resume(out: Path, step: int | None = None) -> str:
     """The command that continues a run."""
-    return f"continue with: gpt2spec train --out {out} --resume" + ("" if step is None else f" {step}")
+    return f"gpt2spec train --out {shlex.quote(str(out))} --resume" + ("" if step is None else f" {step}")
 
 
 @contextmanager

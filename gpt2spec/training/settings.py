@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from gpt2spec.config import GPT2Config, preset
+from gpt2spec.config import VOCAB_SIZE, GPT2Config, preset
 from gpt2spec.errors import ConfigError, nearest
 from gpt2spec.files import atomic_write
 from gpt2spec.optimizer import AdamW, WarmupCosine
@@ -24,7 +24,9 @@ class RunSettings:
     Attributes:
         data: prepared folder, .txt file or folder of them; None is the text of Python's language reference.
         preset: the model's size.
-        model: changes to the preset, by the field names of `GPT2Config`.
+        model: changes to the preset, by the field names of `GPT2Config`. Without one to `vocab_size`, the
+            vocabulary is the data's.
+        tokenizer: of raw text, by name; None is the one with the preset's vocabulary.
         recipe: named optimizer settings.
         optimizer: changes to the recipe, by the field names of `AdamW`.
         backend: who computes.
@@ -47,6 +49,7 @@ class RunSettings:
 
     data: str | None = None
     preset: str = "nano"
+    tokenizer: str | None = None
     recipe: str = "brief"
     backend: str = "numpy"
     device: str | None = None
@@ -104,6 +107,16 @@ class RunSettings:
         if self.context is not None and not 1 <= self.context <= config.n_ctx:
             raise ConfigError(f"context is from 1 to this model's n_ctx = {config.n_ctx}, not {self.context}")
         return config
+
+    def tokenizer_name(self) -> str:
+        """Who encodes raw text."""
+        if self.tokenizer is not None:
+            return self.tokenizer
+        return "bytes" if self.model_config().vocab_size < VOCAB_SIZE else "gpt2"
+
+    def with_vocabulary(self, vocab_size: int) -> RunSettings:
+        """These settings with the vocabulary of the data, unless `model` has one."""
+        return dataclasses.replace(self, model={"vocab_size": vocab_size} | self.model)
 
     def adamw(self) -> AdamW:
         """The optimizer: the recipe's, changed by `optimizer`."""

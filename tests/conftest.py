@@ -1,0 +1,45 @@
+"""What the tests share: hypothesis without deadlines, small models, and the conformance suite's weight sets."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
+from hypothesis import settings
+
+from gpt2spec.config import GPT2Config
+from gpt2spec.parameters import HostParams
+
+settings.register_profile("gpt2spec", deadline=None)
+settings.load_profile("gpt2spec")
+
+SMALL = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_ctx=24, vocab_size=37, dropout=0.0)
+
+
+@pytest.fixture
+def small() -> GPT2Config:
+    """Two layers of two heads, an odd vocabulary, no dropout."""
+    return SMALL
+
+
+@pytest.fixture(params=WEIGHT_SETS)
+def make_weights(request: pytest.FixtureRequest) -> Callable[[GPT2Config], HostParams]:
+    """The weights of a configuration, from each of the weight sets in turn."""
+    return lambda config: weight_set(request.param, config)
+
+
+@pytest.fixture
+def probe() -> Callable[[GPT2Config], HostParams]:
+    """The large weights alone, for laws that hold with any."""
+    return lambda config: weight_set("probe", config)
+
+
+@pytest.fixture
+def batch() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Random tokens and targets [rows, length]."""
+
+    def draw(config: GPT2Config, rows: int, length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        tokens, targets = np.random.default_rng(seed).integers(0, config.vocab_size, (2, rows, length))
+        return tokens, targets
+
+    return draw

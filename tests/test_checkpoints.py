@@ -1,0 +1,206 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import gpt2spec
+from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
+from gpt2spec.checkpoints.native import (
+    TrainingState,
+    checkpoint_steps,
+    find_checkpoint,
+    load_model,
+    load_training,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from gpt2spec.config import PRESETS, GPT2Config
+from gpt2spec.errors import CheckpointError, StorageError
+from gpt2spec.files import atomic_folder, atomic_write
+from gpt2spec.parameters import HostParams, initial_parameters
+
+CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_ctx=24, vocab_size=61)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save(tmp_path, 3)
+
+
+def save(run: Path, step: int) -> Path:
+    params = initial_parameters(CONFIG, step)
+    return save_checkpoint(run, CONFIG, params, TrainingState(params, params, {"step": step}))
+
+
+def random_parameters() -> HostParams:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(x.shape, np.float32) for name, x in initial_parameters(CONFIG).items()}
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    params, m, v = random_parameters(), random_parameters(), random_parameters()
+    m["wte.weight"] += 1
+    folder = save_checkpoint(tmp_path, CONFIG, params, TrainingState(m, v, {"step": 7, "more": [1, 2]}))
+    config, loaded = load_model(folder)
+    training = load_training(folder)
+    assert config == CONFIG
+    assert list(loaded) == list(params)
+    for before, after in ((params, loaded), (m, training.m), (v, training.v)):
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert training.progress == {"step": 7, "more": [1, 2]}
+
+
+def test_transformers_loads_it_and_computes_the_same(tmp_path: Path) -> None:
+    params = random_parameters()
+    folder = save_checkpoint(tmp_path, CONFIG, params, TrainingState(params, params, {"step": 1}))
+    model, report = transformers.GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    tokens = np.random.default_rng(1).integers(0, 61, (2, 24))
+    with torch.no_grad():
+        theirs = model.double().eval()(torch.tensor(tokens)).logits.numpy()
+    ours = gpt2spec.logits(gpt2spec.load_backend("numpy", dtype="float64"), CONFIG, params, tokens)
+    assert np.abs(ours - theirs).max() < 1e-10 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_json_round_trip(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config_to_json(PRESETS[name])))
+    assert config_from_json(path) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("activation_function", "gelu"),
+        ("scale_attn_by_inverse_layer_idx", True),
+        ("model_type", "llama"),
+        ("n_inner", 3),
+    ],
+)
+def test_a_config_that_is_not_gpt2_is_refused_by_name(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config_to_json(CONFIG) | {key: value}))
+    with pytest.raises(CheckpointError, match=key):
+        config_from_json(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "optimizer.safetensors", "state.json", "SHA256SUMS"]
+)
+def test_an_altered_truncated_or_missing_file_is_refused(saved: Path, name: str) -> None:
+    path = saved / name
+    original = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = bytearray(original)
+    damaged[int(rng.integers(len(original) - 1))] ^= 1 << int(rng.integers(7))
+    for content in (bytes(damaged), original[: len(original) // 2], b""):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            verify_checkpoint(saved)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"damaged: {name}"):
+        verify_checkpoint(saved)
+    path.write_bytes(original)
+    verify_checkpoint(saved)
+
+
+def test_weights_that_do_not_fit_the_config_are_named(saved: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from gpt2spec.files import sha256_of_file
+
+    params = load_file(saved / "model.safetensors")
+    params["wpe.weight"] = params["wpe.weight"][:-1].copy()
+    save_file(params, saved / "model.safetensors", metadata={"format": "pt"})
+    sums = [f"{sha256_of_file(saved / name)}  {name}\n" for name in ("model.safetensors", "config.json")]
+    (saved / "SHA256SUMS").write_text("".join(sums))
+    with pytest.raises(CheckpointError, match=r"'wpe.weight' has shape \[23, 16\]; \[24, 16\] is expected"):
+        load_model(saved)
+
+
+def test_finding_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run directory"):
+        find_checkpoint(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    folders = {step: save(tmp_path, step) for step in (2, 10)}
+    assert find_checkpoint(tmp_path) == folders[10]
+    assert find_checkpoint(tmp_path, 2) == folders[2]
+    assert find_checkpoint(folders[2]) == folders[2]
+    with pytest.raises(CheckpointError, match="it has 2, 10"):
+        find_checkpoint(tmp_path, 3)
+
+
+def test_a_save_that_fails_leaves_the_others_and_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as a full disk: writing fails half way
+    try:
+        with pytest.raises(StorageError, match="cannot write"):
+            save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    verify_checkpoint(find_checkpoint(tmp_path))
+
+
+def test_a_save_killed_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_checkpoints as t\n"
+        "print('ready', flush=True)\n"
+        "for step in range(1, 10_000): t.save(Path(sys.argv[1]), step)"
+    )
+    for delay in (0.001, 0.02, 0.05, 0.11, 0.17):
+        run = tmp_path / str(delay)
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(run), str(Path(__file__).parent)], stdout=subprocess.PIPE
+        )
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(delay)
+            process.kill()
+        for step in checkpoint_steps(run):
+            verify_checkpoint(find_checkpoint(run, step))
+
+
+def test_atomic_writes_replace_whole_files_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_atomic_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("x")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == []
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("x")
+    assert (tmp_path / "folder" / "a").read_text() == "x"
+    with pytest.raises(StorageError, match="cannot write"), atomic_folder(tmp_path / "folder") as folder:
+        (folder / "b").write_text("y")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,288 @@
+"""`gpt2spec train` as a user runs it: in a process of its own, on real text, and badly treated."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
+
+TEXT = (
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, "
+    "must be in want of a wife.\n"
+)
+SMALL = ["--preset", "test", "--batch-size", "2", "--context", "16", "--sample-tokens", "0"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "austen.txt"
+    path.write_text(TEXT * 40)
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture
+def command(corpus: Path, environment: dict[str, str], tmp_path: Path) -> Any:
+    """Run `gpt2spec train` on the corpus, with small settings and these arguments."""
+
+    def run(*args: object, check: bool = True, small: bool = True, data: bool = True) -> Any:
+        line = [sys.executable, "-m", "gpt2spec", "train", *([str(corpus)] if data else []), *(SMALL if small else [])]
+        process = subprocess.run(
+            [*line, *map(str, args)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert not check or process.returncode == 0, process.stderr
+        return process
+
+    return run
+
+
+def metrics(run: Path, without: tuple[str, ...] = ("tokens_per_second",)) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in without} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    steps = checkpoint_steps(one)
+    assert steps[-1] == checkpoint_steps(other)[-1]
+    folders = [checkpoint_folder(run, steps[-1]) for run in (one, other)]
+    assert (folders[0] / "SHA256SUMS").read_text() == (folders[1] / "SHA256SUMS").read_text()
+
+
+def assert_refused(process: Any, *words: str) -> None:
+    """One clear line and exit code 2."""
+    assert process.returncode == 2, process.stderr
+    lines = [line for line in process.stderr.splitlines() if line.startswith("gpt2spec: error: ")]
+    assert len(lines) == 1 and "Traceback" not in process.stderr, process.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_the_run_directory_holds_what_it_promises(command: Any, tmp_path: Path) -> None:
+    command("--steps", 6, "--eval-every", 3, "--out", tmp_path / "run")
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {"config.toml", "data.json", "metrics.jsonl", "checkpoints"}
+    lines = metrics(run, without=())
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all({"step", "loss", "lr", "grad_norm", "tokens_per_second"} <= set(line) for line in lines)
+    assert [line["step"] for line in lines if "val_loss" in line] == [3, 6]
+    assert lines[0]["loss"] == pytest.approx(math.log(257), abs=0.1)  # a fresh model knows nothing
+    assert lines[-1]["lr"] == 0.0
+
+
+def test_training_learns_more_than_frequencies(command: Any, tmp_path: Path) -> None:
+    process = command("--steps", 150, "--batch-size", 8, "--out", tmp_path / "run", "--sample-tokens", 20)
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert metrics(tmp_path / "run")[-1]["val_loss"] < data["unigram_entropy"] - 0.5
+    assert "A sample, after" in process.stdout
+    assert "unigram entropy of austen" in process.stdout
+
+
+def test_the_same_seed_gives_the_same_run(command: Any, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        command("--steps", 4, "--seed", seed, "--dropout", 0.1, "--out", tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_killed_and_resumed_equals_straight_through(
+    command: Any, corpus: Path, environment: dict[str, str], tmp_path: Path, dropout: float
+) -> None:
+    options = ["--checkpoint-every", "20", "--eval-every", "10", "--dropout", str(dropout)]
+    command("--steps", 40, *options, "--out", tmp_path / "straight")
+    broken = tmp_path / "broken"
+    line = [
+        sys.executable,
+        "-m",
+        "gpt2spec",
+        "train",
+        str(corpus),
+        *SMALL,
+        *options,
+        "--steps",
+        "40",
+        "--out",
+        str(broken),
+    ]
+    with subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: checkpoint_steps(broken) == [20], process)
+        process.send_signal(signal.SIGKILL)
+    assert checkpoint_steps(broken)[0] == 20
+    shutil.rmtree(checkpoint_folder(broken, 40), ignore_errors=True)  # if it was faster than the signal
+    command("--resume", "--out", broken, small=False, data=False)
+    assert_same_run(tmp_path / "straight", broken)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    command: Any, corpus: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "A Run"
+    options = [*SMALL, "--steps", "100000", "--warmup", "2", "--out", str(run)]
+    line = [sys.executable, "-m", "gpt2spec", "train", str(corpus), *options]
+    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: (run / "metrics.jsonl").exists() and len(metrics(run)) > 3, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = checkpoint_steps(run)[-1]
+    assert f"step {step} is saved" in errors and f"gpt2spec train --out '{run}' --resume" in errors
+    assert "Traceback" not in errors
+    assert metrics(run)[-1]["step"] == step
+    command("--resume", "--steps", step + 3, "--out", run, small=False, data=False)
+    assert [line["step"] for line in metrics(run)] == list(range(1, step + 4))
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(command: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command("--steps", 6, "--checkpoint-every", 2, "--out", run)
+    shutil.copytree(run, tmp_path / "whole")
+    path = checkpoint_folder(run, 6) / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    process = command("--resume", "--steps", 8, "--out", run, small=False, data=False, check=False)
+    assert_refused(process, "optimizer.safetensors does not match its checksum", f"--out {run} --resume 4")
+    command("--resume", 4, "--out", run, small=False, data=False)
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_old_checkpoints_make_room(command: Any, tmp_path: Path) -> None:
+    command("--steps", 10, "--checkpoint-every", 2, "--keep", 2, "--out", tmp_path / "run")
+    assert checkpoint_steps(tmp_path / "run") == [8, 10]
+
+
+def test_resuming_refuses_what_would_be_another_run(command: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command("--steps", 2, "--out", run)
+    again = {"small": False, "data": False, "check": False}
+    assert_refused(command("--resume", "--lr", 0.5, "--out", run, **again), "cannot change lr", "0.0125")
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT[::-1] * 40)
+    assert_refused(command(other, "--resume", "--out", run, **again), "a resumed run needs the same data")
+    assert_refused(command("--resume", **again), "--resume needs --out")
+    assert_refused(command("--resume", "--out", tmp_path / "absent", **again), "there is no run")
+    assert_refused(command("--resume", 7, "--out", run, **again), "no checkpoint of step 7; it has 2")
+    assert_refused(command("--steps", 2, "--out", run, check=False), "already holds a run", "--resume")
+
+
+def test_resumed_runs_may_move_to_another_mode(command: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command("--steps", 2, "--out", run)
+    command("--resume", "--steps", 3, "--set", "backend_options.mode=reference", "--out", run, small=False, data=False)
+    assert metrics(run)[-1]["step"] == 3
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(corpus: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The limit on file sizes stands in for the disk: the second checkpoint no longer fits."""
+    run = tmp_path / "run"
+    line = [sys.executable, "-m", "gpt2spec", "train", str(corpus), *SMALL, "--out", str(run)]
+    subprocess.run([*line, "--steps", "2"], env=environment, check=True, capture_output=True)
+    limited = f"ulimit -f 64; exec {sys.executable} -m gpt2spec train --out {run} --resume --steps 4"
+    process = subprocess.run(["bash", "-c", limited], env=environment, capture_output=True, text=True, check=False)
+    assert_refused(process, "cannot write", "step 2 is saved", "--resume")
+    assert checkpoint_steps(run) == [2]
+    load_training(checkpoint_folder(run, 2))
+    subprocess.run([*line[:4], "--out", str(run), "--resume", "--steps", "4"], env=environment, check=True)
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4]
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("Too short.")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "run.toml").write_text("stepz = 3\n")
+    (tmp_path / "file").write_text("")
+    out = ("--out", tmp_path / "run")
+
+    def refused(*args: object, words: tuple[str, ...], data: bool = False) -> None:
+        assert_refused(command(*args, *out, check=False, small=False, data=data), *words)
+
+    refused(tmp_path / "empty.txt", words=("empty.txt",))
+    refused(tmp_path / "short.txt", "--preset", "test", words=("context 64 takes 65",))
+    refused(tmp_path / "absent.txt", words=("absent.txt",))
+    refused(tmp_path / "folder", words=("has no .txt files",))
+    refused("--config", tmp_path / "run.toml", words=("'stepz' (did you mean 'steps'?)",), data=True)
+    refused("--preset", "test", "--context", 65, words=("n_ctx = 64, not 65",), data=True)
+    refused("--set", "model.vocab_size=100", words=("ids up to 256", "vocab_size is 100"), data=True)
+    refused("--preset", "gpt3", words=("there is no preset 'gpt3'",), data=True)
+    refused("--backend", "numpyy", words=("did you mean 'numpy'?",), data=True)
+    refused("--device", "cuda", words=("'cpu', not on 'cuda'",), data=True)
+    refused("--dtype", "float16", words=("float32, float64",), data=True)
+    assert not (tmp_path / "run").exists()
+    process = command("--steps", 1, "--out", tmp_path / "file" / "run", check=False)
+    assert_refused(process, "cannot write", "is a file, not a folder")
+
+
+def test_divergence_stops_with_a_message(command: Any, tmp_path: Path) -> None:
+    process = command("--steps", 200, "--lr", 1e30, "--warmup", 0, "--out", tmp_path / "run", check=False)
+    assert_refused(process, "diverged", "--lr")
+
+
+def test_a_vocabulary_follows_the_data(command: Any, corpus: Path, tmp_path: Path) -> None:
+    command("--steps", 1, "--tokenizer", "gpt2", "--out", tmp_path / "run")
+    config, params = load_model(checkpoint_folder(tmp_path / "run", 1))
+    assert config.vocab_size == 50257 == len(params["wte.weight"])
+
+
+def test_generate_reads_a_run(command: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    command("--steps", 2, "--out", tmp_path / "run")
+    line = [sys.executable, "-m", "gpt2spec", "generate", "--checkpoint", str(tmp_path / "run")]
+    options = ["--prompt", "It is", "--max-new-tokens", "8", "--seed", "3", "--top-k", "5", "--top-p", "0.9"]
+    one, two = (
+        subprocess.run([*line, *options], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert one == two and one.startswith("It is") and len(one) > len("It is\n")
+    process = subprocess.run(
+        [*line, "--max-new-tokens", "64"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert_refused(process, "n_ctx = 64")
+
+
+def test_plot_draws_runs(command: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        command("--steps", 4, "--eval-every", 2, "--out", tmp_path / name)
+    line = [sys.executable, "-m", "gpt2spec", "plot", str(tmp_path / "a"), str(tmp_path / "b"), "--out"]
+    for kind, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        out = tmp_path / f"loss.{kind}"
+        subprocess.run([*line, str(out)], env=environment, check=True)
+        assert out.read_bytes().startswith(magic)
+    process = subprocess.run([*line, "loss.txt"], env=environment, capture_output=True, text=True, check=False)
+    assert_refused(process, ".png")
+
+
+def test_a_torn_last_line_of_metrics_is_done_again(command: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command("--steps", 3, "--out", run)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 4, "lo')
+    command("--resume", "--steps", 5, "--out", run, small=False, data=False)
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4, 5]
+
+
+def test_moments_are_saved_as_they_are(command: Any, tmp_path: Path) -> None:
+    command("--steps", 2, "--out", tmp_path / "run")
+    training = load_training(checkpoint_folder(tmp_path / "run", 2))
+    assert all((x >= 0).all() for x in training.v.values())
+    assert any(np.any(x != 0) for x in training.m.values())
+
+
+def wait_for(condition: Any, process: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the run ended before it was to be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
