@@ -126,7 +126,7 @@ class TensorOps(ABC):
 
     @abstractmethod
     def cumulative_sum(self, x: Tensor, axis: int) -> Tensor:
-        """Running sum along an axis, the first value included."""
+        """Running sum along an axis, the first value included, in the dtype of `x`."""
 
     @abstractmethod
     def sort(self, x: Tensor, axis: int, descending: bool) -> Tensor:
@@ -299,6 +299,7 @@ class TensorOps(ABC):
         *,
         scale: Tensor,
         lr: Tensor,
+        update: Tensor,
         correction1: Tensor,
         correction2: Tensor,
         beta1: float,
@@ -310,17 +311,18 @@ class TensorOps(ABC):
             g = scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
             theta = theta - lr ((m / correction1) / (sqrt(v / correction2) + epsilon) + decay theta)
 
-        `scale` is the clipping factor; `correction1 = 1 - beta1^t` and `correction2 = 1 - beta2^t` correct
-        the bias at update t = 1, 2, ...; each tensor has its own `decay`. The old tensors may be overwritten.
+        `scale` is the clipping factor; `correction1 = 1 - beta1^t` and `correction2 = 1 - beta2^t` correct the
+        bias at `update` t = 1, 2, ..., which is given for kernels that compute them themselves; each tensor
+        has its own `decay`. The old tensors may be overwritten.
         """
 
-        def update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float) -> tuple[Tensor, Tensor, Tensor]:
+        def update_one(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float) -> tuple[Tensor, Tensor, Tensor]:
             g = scale * g
             m = beta1 * m + (1.0 - beta1) * g
             v = beta2 * v + (1.0 - beta2) * (g * g)
             direction = (m / correction1) / (self.sqrt(v / correction2) + epsilon)
             return p - lr * (direction + decay * p), m, v
 
-        updated = [update(*tensors) for tensors in zip(params, grads, m, v, decay, strict=True)]
+        updated = [update_one(*tensors) for tensors in zip(params, grads, m, v, decay, strict=True)]
         new_params, new_m, new_v = (list(column) for column in zip(*updated, strict=True))
         return new_params, new_m, new_v

@@ -86,7 +86,12 @@ class WarmupCosine:
 
 def update_scalars(adamw: AdamW, lr: float, update: int) -> dict[str, float]:
     """What `train_step` needs to know of the `update`-th update (from 1), computed on the host in float64."""
-    return {"lr": lr, "correction1": 1.0 - adamw.beta1**update, "correction2": 1.0 - adamw.beta2**update}
+    return {
+        "lr": lr,
+        "update": float(update),
+        "correction1": 1.0 - adamw.beta1**update,
+        "correction2": 1.0 - adamw.beta2**update,
+    }
 
 
 def decay_rates(adamw: AdamW, params: Tree) -> list[float]:
@@ -104,7 +109,7 @@ def clip_scale(ops: TensorOps, norm: Tensor, clip: float) -> Tensor | float:
     """The factor min(1, clip / norm) that brings a gradient of that norm within `clip`; 1 for a clip of 0."""
     if clip == 0.0:
         return 1.0
-    return ops.where(norm > clip, clip / norm, 1.0)
+    return clip / ops.where(norm > clip, norm, clip)
 
 
 def initial_state(ops: TensorOps, params: Tree) -> Tree:

@@ -19,7 +19,7 @@ CORE = ROOT / "gpt2spec"
 BACKENDS = {path.name: path for path in sorted((ROOT / "backends").glob("gpt2spec_*"))}
 CONFORMANCE = ROOT / "conformance" / "gpt2spec_conformance"
 FRAMEWORKS = {
-    "gpt2spec_numpy": {"autograd"},
+    "gpt2spec_numpy": {"autograd", "threadpoolctl"},
     "gpt2spec_torch": {"torch"},
     "gpt2spec_jax": {"jax", "jaxlib"},
     "gpt2spec_tinygrad": {"tinygrad", "ziglang"},
@@ -97,7 +97,7 @@ def test_command_imports_only_the_standard_library_at_its_top(path: Path) -> Non
 )
 def test_backend_imports_only_the_contract_and_its_own_framework(backend: str, path: Path) -> None:
     contract = CONTRACT | ({"gpt2spec.hookspecs"} if path.name == "plugin.py" else set())
-    packages = {backend, "numpy", *FRAMEWORKS[backend], *sys.stdlib_module_names}
+    packages = {backend, "numpy", "platformdirs", *FRAMEWORKS[backend], *sys.stdlib_module_names}
     if path.name == "plugin.py":
         packages -= {"numpy", *FRAMEWORKS[backend]}  # listing plugins loads no framework
     names = imports_of(path, BACKENDS[backend])

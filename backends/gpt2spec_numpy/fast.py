@@ -9,7 +9,7 @@ from autograd.tracer import isbox
 
 from gpt2spec.ops import Key, Tensor
 from gpt2spec_numpy import kernels
-from gpt2spec_numpy.fused import in_pieces
+from gpt2spec_numpy.cores import in_pieces
 from gpt2spec_numpy.ops import NumpyOps
 
 
@@ -74,7 +74,11 @@ class FastNumpyOps(NumpyOps):
 
         def square(x: Any) -> float:
             flat = x.reshape(-1)
-            return sum(in_pieces(lambda piece: float(np.dot(flat[piece], flat[piece])), flat.size, 1))
+
+            def work(piece: slice) -> float:
+                return float(np.einsum("i,i->", flat[piece], flat[piece]))
+
+            return sum(in_pieces(work, flat.size, 1))
 
         return np.asarray(math.sqrt(sum(map(square, tensors))), self.reduce_dtype)
 
@@ -88,6 +92,7 @@ class FastNumpyOps(NumpyOps):
         *,
         scale: Tensor,
         lr: Tensor,
+        update: Tensor,
         correction1: Tensor,
         correction2: Tensor,
         beta1: float,

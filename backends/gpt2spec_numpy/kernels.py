@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from autograd.extend import SparseObject, vspace
 
-from gpt2spec_numpy.fused import PIECE, fused, in_pieces
+from gpt2spec_numpy.cores import PIECE, in_parallel, in_pieces, one_core, product
+from gpt2spec_numpy.fused import fused
 
 Array = Any
 Saved = dict[str, Any]
@@ -20,14 +21,15 @@ Saved = dict[str, Any]
 
 
 def _linear(saved: Saved, x: Array, weight: Array, bias: Array) -> Array:
-    y = x.reshape(-1, x.shape[-1]) @ weight
+    y = product(x.reshape(-1, x.shape[-1]), weight, weight)
     y += bias
     return y.reshape(*x.shape[:-1], -1)
 
 
 def _linear_backward(saved: Saved, g: Array, x: Array, weight: Array, bias: Array) -> tuple[Array, ...]:
     x_rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return (g_rows @ weight.T).reshape(x.shape), x_rows.T @ g_rows, g_rows.sum(0)
+    dx, dweight = product(g_rows, weight.T, weight), product(x_rows.T, g_rows, weight)
+    return dx.reshape(x.shape), dweight, g_rows.sum(0)
 
 
 linear = fused(_linear, _linear_backward)
@@ -152,15 +154,19 @@ head_part = fused(_head_part, _head_part_backward)
 # ---------------------------------------------------------------------- causal attention from position 0
 
 
-def _score_blocks(heads: int, T: int) -> list[tuple[slice, slice]]:
-    """(heads, queries) blocks whose scores, against all keys up to the block's end, are about a `PIECE`."""
-    rows = min(T, 128)
-    group = max(1, PIECE // (rows * T))
-    return [
-        (slice(h, min(h + group, heads)), slice(i, min(i + rows, T)))
-        for h in range(0, heads, group)
-        for i in range(0, T, rows)
-    ]
+def _head_groups(heads: int, T: int) -> list[slice]:
+    """Groups of heads whose blocks of scores, against all keys, are about a `PIECE`."""
+    group = max(1, PIECE // (min(T, _QUERIES) * T))
+    return [slice(h, min(h + group, heads)) for h in range(0, heads, group)]
+
+
+def _query_blocks(T: int) -> list[tuple[slice, slice]]:
+    """Queries some at a time, and the keys up to the last of them."""
+    blocks = [slice(first, min(first + _QUERIES, T)) for first in range(0, T, _QUERIES)]
+    return [(queries, slice(0, queries.stop)) for queries in blocks]
+
+
+_QUERIES = 128
 
 
 def _masked_scores(q: Array, k: Array, queries: slice) -> Array:
@@ -182,16 +188,22 @@ def _attention(saved: Saved, q: Array, k: Array, v: Array) -> Array:
     shape, scale = q.shape, 1.0 / math.sqrt(q.shape[-1])
     q, k, v = _flat_heads(q * np.asarray(scale, q.dtype)), _flat_heads(k), _flat_heads(v)
     y, log_sum = np.empty_like(q), np.empty((*q.shape[:2], 1), q.dtype)
-    for heads, queries in _score_blocks(*q.shape[:2]):
-        keys = slice(0, queries.stop)
-        weights = _masked_scores(q[heads, queries], k[heads, keys], queries)
-        peak = weights.max(-1, keepdims=True)
-        weights -= peak
-        np.exp(weights, out=weights)
-        total = weights.sum(-1, keepdims=True)
-        np.matmul(weights, v[heads, keys], out=y[heads, queries])
-        y[heads, queries] /= total
-        log_sum[heads, queries] = np.log(total) + peak
+    groups = _head_groups(*q.shape[:2])
+
+    def work(group: int) -> None:
+        heads = groups[group]
+        for queries, keys in _query_blocks(q.shape[1]):
+            weights = _masked_scores(q[heads, queries], k[heads, keys], queries)
+            peak = weights.max(-1, keepdims=True)
+            weights -= peak
+            np.exp(weights, out=weights)
+            total = weights.sum(-1, keepdims=True)
+            np.matmul(weights, v[heads, keys], out=y[heads, queries])
+            y[heads, queries] /= total
+            log_sum[heads, queries] = np.log(total) + peak
+
+    with one_core():
+        in_parallel(work, len(groups))
     saved.update(q=q, k=k, v=v, y=y, log_sum=log_sum, scale=scale)
     return y.reshape(shape)
 
@@ -202,17 +214,23 @@ def _attention_backward(saved: Saved, g: Array, *_: Array) -> tuple[Array, ...]:
     shape, g = g.shape, _flat_heads(g)
     along = np.einsum("htd,htd->ht", g, y)[..., None]
     dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-    for heads, queries in _score_blocks(*q.shape[:2]):
-        keys = slice(0, queries.stop)
-        weights = _masked_scores(q[heads, queries], k[heads, keys], queries)
-        weights -= log_sum[heads, queries]
-        np.exp(weights, out=weights)
-        dv[heads, keys] += weights.transpose(0, 2, 1) @ g[heads, queries]
-        slope = g[heads, queries] @ v[heads, keys].transpose(0, 2, 1)
-        slope -= along[heads, queries]
-        slope *= weights
-        np.matmul(slope, k[heads, keys], out=dq[heads, queries])
-        dk[heads, keys] += slope.transpose(0, 2, 1) @ q[heads, queries]
+    groups = _head_groups(*q.shape[:2])
+
+    def work(group: int) -> None:
+        heads = groups[group]
+        for queries, keys in _query_blocks(q.shape[1]):
+            weights = _masked_scores(q[heads, queries], k[heads, keys], queries)
+            weights -= log_sum[heads, queries]
+            np.exp(weights, out=weights)
+            dv[heads, keys] += weights.transpose(0, 2, 1) @ g[heads, queries]
+            slope = g[heads, queries] @ v[heads, keys].transpose(0, 2, 1)
+            slope -= along[heads, queries]
+            slope *= weights
+            np.matmul(slope, k[heads, keys], out=dq[heads, queries])
+            dk[heads, keys] += slope.transpose(0, 2, 1) @ q[heads, queries]
+
+    with one_core():
+        in_parallel(work, len(groups))
     dq *= saved["scale"]  # q was scaled before the product, k sees it scaled already
     return dq.reshape(shape), dk.reshape(shape), dv.reshape(shape)
 
@@ -231,7 +249,7 @@ def head_losses(x: Array, wte: Array, targets: Array, gradients: dict[str, Array
     loss = 0.0
     for first in range(0, len(x), _HEAD_ROWS):
         rows = slice(first, min(first + _HEAD_ROWS, len(x)))
-        logits = x[rows] @ wte.T  # [R, V]
+        logits = product(x[rows], wte.T, wte)  # [R, V]
         target = targets[rows]
 
         def work(piece: slice, logits: Array = logits, target: Array = target) -> float:
@@ -254,13 +272,13 @@ def head_losses(x: Array, wte: Array, targets: Array, gradients: dict[str, Array
 
 def _accumulate_head(dlogits: Array, x: Array, wte: Array, rows: slice, gradients: dict[str, Array]) -> None:
     """dx = dlogits W_e in its rows; dW_e += dlogits^T x, in slices of the vocabulary after the first time."""
-    np.matmul(dlogits, wte, out=gradients["x"][rows])
+    product(dlogits, wte, wte, out=gradients["x"][rows])
     if rows.start == 0:
-        np.matmul(dlogits.T, x, out=gradients["wte"])
+        product(dlogits.T, x, wte, out=gradients["wte"])
         return
     for first in range(0, len(wte), 8192):
         part = slice(first, min(first + 8192, len(wte)))
-        gradients["wte"][part] += dlogits[:, part].T @ x
+        gradients["wte"][part] += product(dlogits[:, part].T, x, wte)
 
 
 def _head_cross_entropy(saved: Saved, x: Array, wte: Array, targets: Array) -> Array:

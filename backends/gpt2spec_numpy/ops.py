@@ -69,6 +69,15 @@ defvjp(
 
 
 @primitive
+def _tanh(x: Any) -> Any:
+    return np.tanh(x)
+
+
+# autograd's own gradient of `tanh` squares cosh(x), which overflows.
+defvjp(_tanh, lambda answer, x: lambda g: g * (1.0 - answer * answer))
+
+
+@primitive
 def _concat(axis: int, *xs: Any) -> Any:
     return np.concatenate(xs, axis)
 
@@ -152,7 +161,7 @@ class NumpyOps(TensorOps):
         return anp.sqrt(x)
 
     def tanh(self, x: Tensor) -> Tensor:  # noqa: D102
-        return anp.tanh(x)
+        return _tanh(x)
 
     def sum(self, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:  # noqa: D102
         return anp.sum(x, axis=axis, keepdims=keepdims)
@@ -164,7 +173,7 @@ class NumpyOps(TensorOps):
         return np.argmax(getval(x), axis).astype(np.int32)
 
     def cumulative_sum(self, x: Tensor, axis: int) -> Tensor:  # noqa: D102
-        return anp.cumsum(x, axis)
+        return self.astype(anp.cumsum(x, axis), x.dtype)
 
     def sort(self, x: Tensor, axis: int, descending: bool) -> Tensor:  # noqa: D102
         return self.take_along_axis(x, self.argsort(x, axis, descending), axis)

@@ -1,6 +1,5 @@
 """The operations in PyTorch, with its fused kernels for attention, norms, losses and the optimizer."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,6 +190,7 @@ class TorchOps(TensorOps):
         *,
         scale: Tensor,
         lr: Tensor,
+        update: Tensor,
         correction1: Tensor,
         correction2: Tensor,
         beta1: float,
@@ -207,13 +207,13 @@ class TorchOps(TensorOps):
                 decay,
                 scale=scale,
                 lr=lr,
+                update=update,
                 correction1=correction1,
                 correction2=correction2,
                 beta1=beta1,
                 beta2=beta2,
                 epsilon=epsilon,
             )
-        step = _update_number(correction1, correction2, beta1, beta2)
         for rate in dict.fromkeys(decay):
             group = [i for i, own in enumerate(decay) if own == rate]
             torch._fused_adamw_(
@@ -222,7 +222,7 @@ class TorchOps(TensorOps):
                 [m[i] for i in group],
                 [v[i] for i in group],
                 max_exp_avg_sqs=[],
-                state_steps=[step] * len(group),
+                state_steps=[update.float()] * len(group),
                 lr=lr,
                 beta1=beta1,
                 beta2=beta2,
@@ -233,14 +233,3 @@ class TorchOps(TensorOps):
                 grad_scale=1.0 / scale if isinstance(scale, torch.Tensor) else None,
             )
         return params, m, v
-
-
-def _update_number(correction1: Tensor, correction2: Tensor, beta1: float, beta2: float) -> Tensor:
-    """t of `correction = 1 - beta^t`, which is what the fused kernel asks for, without waiting for the device.
-
-    The slower of the two decays tells it best. When its correction has become 1, so have both.
-    """
-    beta, correction = max((beta1, correction1), (beta2, correction2), key=lambda pair: pair[0])
-    if beta == 0.0:
-        return torch.ones_like(correction)
-    return torch.round(torch.log1p(-correction) / math.log(beta)).clamp(1.0, 2.0**24).float()

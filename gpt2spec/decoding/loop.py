@@ -102,6 +102,7 @@ def extend(
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
 
+    device_params = backend.jit(backend.ops.compute_params)(device_params)  # cast once, not at every token
     start = np.zeros_like(lengths)
     cache = empty_cache(backend.ops, config, len(prompts), capacity)
     draws = np.stack([uniforms(seed, "sampling", i, count=max_new_tokens) for i in range(len(prompts))])

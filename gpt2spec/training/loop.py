@@ -183,8 +183,7 @@ class Trainer:
     def sample(self) -> tuple[list[int], list[int]]:
         """A continuation of the validation text's beginning: prompt and new tokens."""
         assert self.settings.context is not None
-        room = self.config.n_ctx - 1
-        prompt = self.dataset.val.shards[0][: min(16, room)].tolist()
+        prompt = self.dataset.val.shards[0][: min(32, self.config.n_ctx // 2)].tolist()
         new = extend(
             self.backend,
             self.config,

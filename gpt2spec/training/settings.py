@@ -54,18 +54,18 @@ class RunSettings:
     backend: str = "numpy"
     device: str | None = None
     dtype: str = "float32"
-    steps: int = 200
-    batch_size: int = 8
+    steps: int = 600
+    batch_size: int = 16
     context: int | None = None
     lr: float | None = None
     warmup: int | None = None
     dropout: float | None = None
     seed: int = 0
-    eval_every: int = 50
+    eval_every: int = 100
     eval_windows: int = 64
-    checkpoint_every: int = 100
+    checkpoint_every: int = 200
     keep: int = 3
-    sample_tokens: int = 64
+    sample_tokens: int = 96
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     backend_options: dict[str, Any] = field(default_factory=dict)
