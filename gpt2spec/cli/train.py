@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     backend = parser.add_argument_group("the backend")
     backend.add_argument("--backend", metavar="NAME", help="`gpt2spec backends` lists them (default: numpy)")
     backend.add_argument("--device", metavar="NAME", help="in the backend's own words")
-    backend.add_argument("--dtype", metavar="NAME", help="float32 (default), bfloat16 or float64, where the backend has it")
+    backend.add_argument("--dtype", metavar="NAME", help="float32 (default), or bfloat16 or float64 where there is it")
     parser.add_argument(
         "--set",
         action="append",

@@ -1,0 +1,114 @@
+"""README.md and docs/ do what they say: their commands are run, their code is executed."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
+INSTALL_AND_RUN = "pip install -c constraints.txt -e . && gpt2spec train"
+INSTALL_AND_TEST = 'pip install -c constraints.txt -e ".[all,test]" && pytest'
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> Iterator[str]:
+    for block in blocks(text, "sh"):
+        yield from block.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readme")
+    (path / "my-texts").mkdir()
+    (path / "my-texts" / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(folder: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+def test_the_two_commands_are_those_that_are_tested() -> None:
+    lines = list(commands(README))
+    assert lines[:2] == [INSTALL_AND_RUN, INSTALL_AND_TEST]
+    install = INSTALL_AND_TEST.removesuffix(" && pytest").removeprefix("pip install ")
+    assert install in (ROOT / ".ci" / "run").read_text()
+    assert install in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_main_command_learns_within_two_minutes(folder: Path, environment: dict[str, str]) -> None:
+    """The two minutes are meant for two idle cores; twice that is allowed for a machine that is shared."""
+    start = time.monotonic()
+    process = subprocess.run(
+        ["gpt2spec", "train"], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 240
+    found = re.search(r"Validation loss (\S+) nats.*\n.* gives (\S+) ", process.stdout)
+    assert found is not None, process.stdout
+    assert float(found[1]) < float(found[2]) - 0.5
+
+
+def test_every_other_command_works(folder: Path, environment: dict[str, str]) -> None:
+    for line in commands(README):
+        if line not in (INSTALL_AND_RUN, INSTALL_AND_TEST):
+            process = subprocess.run(
+                line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            )
+            assert process.returncode == 0, f"{line}\n{process.stderr}"
+
+
+def test_the_python_example_works() -> None:
+    (example,) = blocks(README, "python")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["logits"].shape == (2, 4, 257)  # type: ignore[attr-defined]
+
+
+def test_links_lead_somewhere() -> None:
+    for text, base in ((README, ROOT), (TUTORIAL, ROOT / "docs")):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("https://") or (base / target).exists(), target
+
+
+def test_the_transcript_is_what_the_command_prints_last() -> None:
+    """Its figures are those of one machine and Python; its words must be the program's."""
+    source = (ROOT / "gpt2spec" / "cli" / "train.py").read_text()
+    (transcript,) = blocks(README, "text")
+    for words in ("A sample, after", "Validation loss", "Guessing by frequency alone gives", "The run is in"):
+        assert words in transcript and words in source
+
+
+def test_the_backend_of_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an installed distribution that is found through its entry point; then its own check is run."""
+    package = tmp_path / "gpt2spec_mychip"
+    package.mkdir()
+    for block in blocks(TUTORIAL, "python"):
+        if match := re.match(r"# (gpt2spec_mychip/\w+\.py)\n", block):
+            (tmp_path / match[1]).write_text(block)
+    information = tmp_path / "gpt2spec_mychip-0.1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: gpt2spec-mychip\nVersion: 0.1.0\n")
+    (pyproject,) = blocks(TUTORIAL, "toml")
+    entry_point = re.search(r"\[project.entry-points.gpt2spec\]\n(.*)", pyproject)
+    assert entry_point is not None
+    (information / "entry_points.txt").write_text("[gpt2spec]\n" + entry_point[1].replace('"', "") + "\n")
+    (check,) = [block for block in blocks(TUTORIAL, "python") if not block.startswith("# ")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    for line in (
+        [sys.executable, "-c", check],
+        [sys.executable, "-m", "gpt2spec", "train", "--backend", "mychip", "--preset", "test", "--steps", "3"],
+    ):
+        process = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
