@@ -178,6 +178,22 @@ def test_resuming_refuses_what_would_be_another_run(command: Any, tmp_path: Path
     assert_refused(command("--steps", 2, "--out", run, check=False), "already holds a run", "--resume")
 
 
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(command: Any, tmp_path: Path) -> None:
+    command("--steps", 3, "--out", tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "checkpoints")
+    command("--resume", "--out", tmp_path / "broken", small=False, data=False)
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
+
+
+def test_resuming_a_finished_run_says_so(command: Any, tmp_path: Path) -> None:
+    command("--steps", 3, "--out", tmp_path / "run")
+    again = {"small": False, "data": False, "check": False}
+    process = command("--resume", "--out", tmp_path / "run", **again)
+    assert process.returncode == 0 and "had done its 3 steps already" in process.stdout
+    assert_refused(command("--resume", "--steps", 2, "--out", tmp_path / "run", **again), "at step 3 already")
+
+
 def test_resumed_runs_may_move_to_another_mode(command: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command("--steps", 2, "--out", run)
@@ -199,7 +215,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(corpus: Path, environment: di
     assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4]
 
 
-def test_wrong_input_is_one_line_and_exit_code_2(command: Any, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(command: Any, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "short.txt").write_text("Too short.")
     (tmp_path / "folder").mkdir()
@@ -217,10 +233,15 @@ def test_wrong_input_is_one_line_and_exit_code_2(command: Any, tmp_path: Path) -
     refused("--config", tmp_path / "run.toml", words=("'stepz' (did you mean 'steps'?)",), data=True)
     refused("--preset", "test", "--context", 65, words=("n_ctx = 64, not 65",), data=True)
     refused("--set", "model.vocab_size=100", words=("ids up to 256", "vocab_size is 100"), data=True)
+    prepared = tmp_path / "prepared"
+    line = [sys.executable, "-m", "gpt2spec", "data", "prepare", str(corpus), "--tokenizer", "bytes", "--out"]
+    subprocess.run([*line, str(prepared)], check=True, capture_output=True)
+    refused(prepared, "--tokenizer", "gpt2", words=("prepared with bytes-",))
     refused("--preset", "gpt3", words=("there is no preset 'gpt3'",), data=True)
     refused("--backend", "numpyy", words=("did you mean 'numpy'?",), data=True)
     refused("--device", "cuda", words=("'cpu', not on 'cuda'",), data=True)
     refused("--dtype", "float16", words=("float32, float64",), data=True)
+    refused("--steps", 5, "--warmup", 6, words=("warm-up has from 0 to 5",), data=True)
     assert not (tmp_path / "run").exists()
     process = command("--steps", 1, "--out", tmp_path / "file" / "run", check=False)
     assert_refused(process, "cannot write", "is a file, not a folder")

@@ -10,6 +10,7 @@ HELP = "continue a prompt with a trained model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="run directory or checkpoint")
+    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
     parser.add_argument("--prompt", default="", help="text to continue (default: the beginning of a new text)")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add (default: 64)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from gpt2spec.plugins import load_backend
     from gpt2spec.tokenizer import tokenizer_with_id
 
-    checkpoint = find_checkpoint(args.checkpoint)
+    checkpoint = find_checkpoint(args.checkpoint, args.step)
     config, params = load_model(checkpoint)
     tokenizer = tokenizer_with_id(load_progress(checkpoint)["tokenizer"])
     backend = load_backend(args.backend, device=args.device, dtype=args.dtype)

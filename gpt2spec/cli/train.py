@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
-    from gpt2spec.training.loop import how_to_resume, train
+    from gpt2spec.training.loop import train
+    from gpt2spec.training.resume import how_to_resume
 
     settings, out = settings_of(args)
     outcome = train(
@@ -157,4 +158,6 @@ def show_outcome(outcome: Any, out: Path) -> None:
         entropy = outcome.dataset.unigram_entropy
         print(f"Validation loss {outcome.val_loss:.4f} nats per token, after {outcome.step} steps.")
         print(f"Guessing by frequency alone gives {entropy:.4f} (unigram entropy of {outcome.dataset.name}).")
+    else:
+        print(f"The run had done its {outcome.step} steps already; give it more with --steps.")
     print(f"The run is in {out}. Use it: gpt2spec generate --checkpoint {shlex.quote(str(out))} --prompt 'The'")

@@ -4,11 +4,7 @@ Nothing waits for the device but the moments when figures are shown: losses stay
 """
 
 import math
-import shlex
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +17,6 @@ from gpt2spec.checkpoints.native import (
     TrainingState,
     checkpoint_folder,
     checkpoint_steps,
-    load_model,
-    load_training,
     remove_checkpoint,
     save_checkpoint,
 )
@@ -31,12 +25,13 @@ from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset, open_dataset
 from gpt2spec.decoding.loop import extend
 from gpt2spec.decoding.sampling import SamplingOptions
-from gpt2spec.errors import CheckpointError, ConfigError, GPT2SpecError, StorageError
-from gpt2spec.optimizer import initial_state, train_step, update_scalars
-from gpt2spec.parameters import initial_parameters
+from gpt2spec.errors import ConfigError, GPT2SpecError, StorageError
+from gpt2spec.optimizer import train_step, update_scalars
 from gpt2spec.plugins import load_backend
 from gpt2spec.tokenizer import tokenizer_named
+from gpt2spec.training.interruptions import interruptions
 from gpt2spec.training.progress import Progress
+from gpt2spec.training.resume import check_same_data, discard_after, fresh_state, how_to_resume, restored_state
 from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, open_run
 from gpt2spec.training.settings import RunSettings, write_toml
 
@@ -88,8 +83,7 @@ class Trainer:
     def run(self) -> bool:
         """Go on until the last step or an interruption; True for the last step."""
         settings, adamw, schedule = self.settings, self.settings.adamw(), self.settings.schedule()
-        assert settings.context is not None
-        batches = Batches(self.dataset.train, settings.batch_size, settings.context, settings.seed)
+        batches = Batches(self.dataset.train, settings.batch_size, settings.window(), settings.seed)
         update = train_step(self.backend, self.config, adamw)
         with interruptions() as interrupted:
             self.shown = time.perf_counter()
@@ -133,8 +127,7 @@ class Trainer:
     def show(self, validate: bool) -> None:
         """Fetch the figures of the pending steps, validate if asked to, and write them down."""
         losses = [{name: self._number(record.pop(name)) for name in ("loss", "grad_norm")} for record in self.pending]
-        assert self.settings.context is not None
-        tokens = len(self.pending) * self.settings.batch_size * self.settings.context
+        tokens = len(self.pending) * self.settings.batch_size * self.settings.window()
         speed = tokens / max(1e-9, time.perf_counter() - self.shown)
         if validate:
             self.val_loss = validation_loss(
@@ -182,7 +175,6 @@ class Trainer:
 
     def sample(self) -> tuple[list[int], list[int]]:
         """A continuation of the validation text's beginning: prompt and new tokens."""
-        assert self.settings.context is not None
         prompt = self.dataset.val.shards[0][: min(32, self.config.n_ctx // 2)].tolist()
         new = extend(
             self.backend,
@@ -231,16 +223,19 @@ def train(
     )
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
-    check_dataset(config, dataset, settings)
+    check(settings, config, dataset)
     if resume:
         before, data = open_run(out)
-        state, step = restore(backend, config, dataset, data, out, at)
+        check_same_data(out, data, dataset)
+        state, step = restored_state(backend, config, out, settings.seed, at)
+        if step > settings.steps:
+            raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
+        discard_after(out, step)
         if settings != before:
             write_toml(out / CONFIG, settings)
     else:
         create_run(out, settings, describe(dataset))
-        params = initial_parameters(config, settings.seed)
-        state, step = initial_state(backend.ops, backend.load_params(params)), 0
+        state, step = fresh_state(backend, config, settings.seed), 0
     log = MetricsLog(out, step)
     progress = Progress(step, settings.steps, quiet)
     trainer = Trainer(settings, out, backend, config, dataset, state, step, progress, log, saved=step)
@@ -253,51 +248,14 @@ def train(
     return Outcome(trainer.step, finished, trainer.val_loss, dataset, sample)
 
 
-def restore(
-    backend: Backend, config: GPT2Config, dataset: Dataset, data: dict[str, Any], out: Path, at: int | None
-) -> tuple[Any, int]:
-    """Optimizer state and step of a run's checkpoint; `CheckpointError` offers the one before a damaged one."""
-    if data["fingerprint"] != dataset.fingerprint:
-        raise CheckpointError(
-            f"{out} was trained on {data['name']} ({data['fingerprint'][:12]}), not on {dataset.name} "
-            f"({dataset.fingerprint[:12]}): a resumed run needs the same data"
-        )
-    steps = checkpoint_steps(out)
-    if not steps:
-        raise CheckpointError(f"{out} holds no checkpoint to resume from; begin again in another folder with --out")
-    step = steps[-1] if at is None else at
-    if step not in steps:
-        raise CheckpointError(f"{out} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    folder = checkpoint_folder(out, step)
-    try:
-        saved_config, params = load_model(folder)
-        training = load_training(folder)
-    except CheckpointError as error:
-        earlier = [each for each in steps if each < step]
-        offer = (
-            f"; the one before is of step {earlier[-1]}; continue from it with: {how_to_resume(out, earlier[-1])}"
-            if earlier
-            else ""
-        )
-        raise CheckpointError(f"{error}{offer}") from error
-    if saved_config != config:
-        raise CheckpointError(f"{folder} holds another model than {out / 'config.toml'} describes")
-    for later in steps:
-        if later > step:
-            remove_checkpoint(checkpoint_folder(out, later))
-    host = {"params": params, "m": training.m, "v": training.v}
-    return {name: backend.load_params(values) for name, values in host.items()}, step
-
-
 def validation_loss(
     backend: Backend, config: GPT2Config, params: Any, dataset: Dataset, settings: RunSettings
 ) -> float:
     """Mean cross entropy in nats per token over the first windows of the validation split."""
-    assert settings.context is not None
     loss = compiled_loss(backend, config)
     total, count = 0.0, 0
     for tokens, targets in validation_batches(
-        dataset.val, settings.batch_size, settings.context, settings.eval_windows
+        dataset.val, settings.batch_size, settings.window(), settings.eval_windows
     ):
         value = loss(params, backend.put(tokens), backend.put(targets))
         total += float(backend.to_numpy(value)) * targets.size
@@ -305,14 +263,17 @@ def validation_loss(
     return total / count
 
 
-def check_dataset(config: GPT2Config, dataset: Dataset, settings: RunSettings) -> None:
-    """Raise where the data does not fit the model: ids beyond its vocabulary, or too little of it."""
+def check(settings: RunSettings, config: GPT2Config, dataset: Dataset) -> None:
+    """Raise before anything is written for what would go wrong later: a schedule or data that do not fit."""
+    settings.schedule()
     if dataset.vocab_size > config.vocab_size:
         raise ConfigError(
             f"{dataset.name} has ids up to {dataset.vocab_size - 1}; this model's vocab_size is {config.vocab_size}"
         )
-    assert settings.context is not None
-    Batches(dataset.train, settings.batch_size, settings.context, settings.seed)
+    if settings.tokenizer is not None and tokenizer_named(settings.tokenizer).id != dataset.tokenizer_id:
+        raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")
+    Batches(dataset.train, settings.batch_size, settings.window(), settings.seed)
+    validation_batches(dataset.val, settings.batch_size, settings.window(), settings.eval_windows)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -326,33 +287,3 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "val_tokens": len(dataset.val),
         "unigram_entropy": dataset.unigram_entropy,
     }
-
-
-def how_to_resume(out: Path, step: int | None = None) -> str:
-    """The command that continues a run."""
-    return f"gpt2spec train --out {shlex.quote(str(out))} --resume" + ("" if step is None else f" {step}")
-
-
-@contextmanager
-def interruptions() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM put their signal into, so that the step at hand can end well.
-
-    A second Ctrl-C interrupts at once. Outside the main thread, signals are left alone.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -89,7 +89,7 @@ class RunSettings:
             self,
             model=dataclasses.asdict(config),
             optimizer=dataclasses.asdict(self.adamw()),
-            context=config.n_ctx if self.context is None else self.context,
+            context=self.window(),
             lr=chosen.lr(config.n_embd) if self.lr is None else self.lr,
             warmup=chosen.warmup_of(self.steps) if self.warmup is None else self.warmup,
             dropout=config.dropout,
@@ -107,6 +107,10 @@ class RunSettings:
         if self.context is not None and not 1 <= self.context <= config.n_ctx:
             raise ConfigError(f"context is from 1 to this model's n_ctx = {config.n_ctx}, not {self.context}")
         return config
+
+    def window(self) -> int:
+        """Tokens in a window."""
+        return self.model_config().n_ctx if self.context is None else self.context
 
     def tokenizer_name(self) -> str:
         """Who encodes raw text."""

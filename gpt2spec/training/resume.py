@@ -1,0 +1,84 @@
+"""Going on from a checkpoint of a run."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from gpt2spec.backend import Backend
+from gpt2spec.checkpoints.native import (
+    TrainingState,
+    checkpoint_folder,
+    checkpoint_steps,
+    load_model,
+    load_training,
+    remove_checkpoint,
+)
+from gpt2spec.config import GPT2Config
+from gpt2spec.data.dataset import Dataset
+from gpt2spec.errors import CheckpointError
+from gpt2spec.optimizer import initial_state
+from gpt2spec.parameters import HostParams, initial_parameters
+from gpt2spec.tree import Tree
+
+
+def fresh_state(backend: Backend, config: GPT2Config, seed: int) -> Tree:
+    """Optimizer state before the first step."""
+    return initial_state(backend.ops, backend.load_params(initial_parameters(config, seed)))
+
+
+def restored_state(backend: Backend, config: GPT2Config, run: Path, seed: int, at: int | None) -> tuple[Tree, int]:
+    """Optimizer state and step of the checkpoint of step `at`, or the last one.
+
+    A run that was stopped before its first checkpoint begins again.
+    """
+    steps = checkpoint_steps(run)
+    if not steps and at is None:
+        return fresh_state(backend, config, seed), 0
+    step = steps[-1] if at is None else at
+    if step not in steps:
+        raise CheckpointError(
+            f"{run} holds no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}"
+        )
+    saved, params, training = load_checkpoint(run, step)
+    if saved != config:
+        raise CheckpointError(
+            f"{checkpoint_folder(run, step)} holds another model than the run's config.toml describes"
+        )
+    host = {"params": params, "m": training.m, "v": training.v}
+    return {name: backend.load_params(values) for name, values in host.items()}, step
+
+
+def load_checkpoint(run: Path, step: int) -> tuple[GPT2Config, HostParams, TrainingState]:
+    """All of a checkpoint; where it is damaged, the `CheckpointError` offers the one before."""
+    folder = checkpoint_folder(run, step)
+    try:
+        return *load_model(folder), load_training(folder)
+    except CheckpointError as error:
+        earlier = [each for each in checkpoint_steps(run) if each < step]
+        if not earlier:
+            raise
+        raise CheckpointError(
+            f"{error}; the one before is of step {earlier[-1]}: continue from it with: "
+            f"{how_to_resume(run, earlier[-1])}"
+        ) from error
+
+
+def discard_after(run: Path, step: int) -> None:
+    """Remove the checkpoints of steps that will be done again."""
+    for later in checkpoint_steps(run):
+        if later > step:
+            remove_checkpoint(checkpoint_folder(run, later))
+
+
+def check_same_data(run: Path, data: dict[str, Any], dataset: Dataset) -> None:
+    """Raise unless `dataset` is what `data`, the run's data.json, describes."""
+    if data["fingerprint"] != dataset.fingerprint:
+        raise CheckpointError(
+            f"{run} was trained on {data['name']} ({data['fingerprint'][:12]}), not on {dataset.name} "
+            f"({dataset.fingerprint[:12]}): a resumed run needs the same data"
+        )
+
+
+def how_to_resume(run: Path, step: int | None = None) -> str:
+    """The command that continues a run."""
+    return f"gpt2spec train --out {shlex.quote(str(run))} --resume" + ("" if step is None else f" {step}")
