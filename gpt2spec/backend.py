@@ -46,7 +46,7 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend says it can do; a claim of "cannot" is checked to raise `BackendError`.
+    """What a backend says it can do. Asking for what it cannot is a `BackendError`.
 
     Attributes:
         dtypes: compute dtypes it accepts.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError, InputError, nearest
-from gpt2spec.parameters import Weight, count_parameters, weight_table
+from gpt2spec.parameters import Weight, count_parameters, is_layer_norm, weight_table
 
 BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 """Bytes of one value of each dtype that a backend may compute in."""
@@ -90,7 +90,7 @@ def memory(config: GPT2Config, dtype: str) -> Memory:
         raise ConfigError(f"there is no dtype {dtype!r}{nearest(dtype, BYTES)}; choose from {', '.join(BYTES)}")
     total = count_parameters(config)
     kept = max(BYTES[dtype], BYTES["float32"])
-    cast = sum(weight.size for weight in weight_table(config) if not _is_layer_norm(weight))
+    cast = sum(weight.size for weight in weight_table(config) if not is_layer_norm(weight.name.split(".")))
     return Memory(
         weights=kept * total,
         cast_weights=BYTES[dtype] * cast if BYTES[dtype] != kept else 0,
@@ -102,7 +102,3 @@ def memory(config: GPT2Config, dtype: str) -> Memory:
 
 def _is_embedding(weight: Weight) -> bool:
     return weight.name in ("wte.weight", "wpe.weight")
-
-
-def _is_layer_norm(weight: Weight) -> bool:
-    return weight.name.split(".")[-2].startswith("ln_")

@@ -75,6 +75,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
+                    file.chmod(0o666 & ~_umask())  # some writers make private files
                     with file.open("rb") as opened:
                         os.fsync(opened.fileno())
             temporary.chmod(0o777 & ~_umask())

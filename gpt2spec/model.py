@@ -3,6 +3,11 @@
 Sources: "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), section 2.3, and
 `src/model.py` of github.com/openai/gpt-2. Each function is pure; `ops` says how a framework computes.
 
+On a first reading, ignore `key` (it turns dropout on), and `cache`, `start` and `length` (the key/value cache of
+decoding). Parameters are nested dicts, the weights' names split at their dots; `params["blocks"]` holds those of
+the blocks, in the form that `ops.scan_blocks` runs over. The formulas of layer norm, GELU and attention stand in
+`gpt2spec.ops`.
+
 Shapes: B rows, T positions, D = n_embd, H = n_head, d = D / H, L = n_layer, V = vocab_size,
 C = capacity of the cache. Weights are named and shaped as in `gpt2spec.parameters`.
 """
@@ -40,10 +45,10 @@ def attention(
     start: Tensor | None = None,
     length: int | None = None,
 ) -> tuple[Tensor, Tree | None]:
-    """Masked multi-head self-attention: [B, T, D] -> [B, T, D].
+    """Masked multi-head self-attention: [B, T, D] -> [B, T, D], and the updated cache if there is one.
 
     With a cache {"k", "v"} of [B, H, C, d], the new keys and values go into row b's slots start[b], ...,
-    and attention looks at the first `length` slots; the updated cache is returned.
+    and attention looks at the first `length` slots.
     """
     q, k, v = ops.split_heads(ops.linear(x, **p["c_attn"]), config.n_head)  # 3 x [B, H, T, d]
     if cache is not None:
@@ -70,20 +75,20 @@ def block(
     length: int | None = None,
 ) -> tuple[Tensor, Tree | None, Tree]:
     """One pre-norm transformer block: [B, T, D] -> [B, T, D], the updated cache, and the taps."""
-    keys = [None if key is None else ops.fold_in(key, site) for site in range(3)]
+    on_weights, on_attention, on_mlp = (None if key is None else ops.fold_in(key, site) for site in range(3))
     a, cache = attention(
         ops,
         config,
         p["attn"],
         layer_norm(ops, config, p["ln_1"], x),
-        key=keys[0],
+        key=on_weights,
         cache=cache,
         start=start,
         length=length,
     )
-    x = x + ops.dropout(a, config.dropout, keys[1])
+    x = x + ops.dropout(a, config.dropout, on_attention)
     m = mlp(ops, p["mlp"], layer_norm(ops, config, p["ln_2"], x))
-    x = x + ops.dropout(m, config.dropout, keys[2])
+    x = x + ops.dropout(m, config.dropout, on_mlp)
     return x, cache, {"attn": a, "mlp": m, "residual": x}
 
 

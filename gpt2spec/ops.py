@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpt2spec.parameters import is_layer_norm
 from gpt2spec.tree import Tree, named_leaves, tree_unflatten
 
 Tensor = Any
@@ -243,10 +244,7 @@ class TensorOps(ABC):
 
     def compute_params(self, params: Tree) -> Tree:
         """Parameters in the compute dtype; layer norms keep theirs, since they are reduced in it."""
-        leaves = [
-            leaf if any(part.startswith("ln_") for part in path) else self.astype(leaf, self.dtype)
-            for path, leaf in named_leaves(params)
-        ]
+        leaves = [leaf if is_layer_norm(path) else self.astype(leaf, self.dtype) for path, leaf in named_leaves(params)]
         return tree_unflatten(params, leaves)
 
     def stack_layers(self, layers: list[Tree]) -> Any:

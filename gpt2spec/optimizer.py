@@ -13,6 +13,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError
 from gpt2spec.loss import language_model_loss
 from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.parameters import is_layer_norm
 from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map, tree_unflatten
 
 
@@ -37,6 +38,10 @@ class AdamW:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("beta1", "beta2", "epsilon", "weight_decay", "clip"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(f"{name} is a finite number, not {value!r}")
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} lies from 0 to below 1, not {getattr(self, name)}")
@@ -99,7 +104,7 @@ def decay_rates(adamw: AdamW, params: Tree) -> list[float]:
     and the weights of projections; biases and layer norms (`ln_1`, `ln_2`, `ln_f`) are not."""
 
     def is_matrix(path: tuple[str, ...]) -> bool:
-        return path[-1] == "weight" and not path[-2].startswith("ln_")
+        return path[-1] == "weight" and not is_layer_norm(path)
 
     decays = [adamw.decay == "all" or is_matrix(path) for path, _ in named_leaves(params)]
     return [adamw.weight_decay if decayed else 0.0 for decayed in decays]

@@ -5,7 +5,7 @@ Face's checkpoints. Projections are stored [in, out] (OpenAI's "conv1d"), and th
 it is `wte.weight` transposed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,11 @@ class Weight(NamedTuple):
     def is_matrix(self) -> bool:
         """True for rank >= 2: the weights that `decay="matrices"` decays."""
         return len(self.shape) >= 2
+
+
+def is_layer_norm(path: Sequence[str]) -> bool:
+    """Whether a name, split at its dots, is of a layer norm: `ln_1`, `ln_2` or `ln_f` and not a projection."""
+    return any(part.startswith("ln_") for part in path)
 
 
 def weight_table(config: GPT2Config) -> tuple[Weight, ...]:

@@ -313,3 +313,8 @@ def test_dropout_is_off_in_generation(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_float32_chooses_the_same_tokens(make: Callable[[], Backend]) -> None:
     expected = generate(BACKEND, CONFIG, PARAMS, PROMPTS, max_new_tokens=20, seed=5)
     assert generate(make(), CONFIG, PARAMS, PROMPTS, max_new_tokens=20, seed=5) == expected
+
+
+def test_a_tiny_temperature_is_nearly_greedy() -> None:
+    options = SamplingOptions(temperature=1e-320)
+    assert choose(np.array([1.0, 3.0, 2.0], np.float32), options, 0.99) == 1

@@ -589,3 +589,17 @@ def test_dropped_attention_weights_are_scaled_after_softmax() -> None:
     identity = REFERENCE.put(np.eye(4)[None, None])
     weights = np.asarray(REFERENCE.ops.causal_attention(q, k, identity))
     np.testing.assert_allclose(np.asarray(found), (weights * kept / 0.5) @ np.asarray(v), rtol=1e-12, atol=1e-15)
+
+
+def test_leaving_one_core_in_any_order_gives_blas_its_threads_back() -> None:
+    def threads() -> list[int]:
+        return [library.get_num_threads() for library in cores._blas]
+
+    before = threads()
+    first, second = cores.one_core(), cores.one_core()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert threads() == [1] * len(before)
+    second.__exit__(None, None, None)
+    assert threads() == before

@@ -300,12 +300,12 @@ def test_the_rate_never_jumps_up_after_its_peak_nor_leaves_its_bounds(
     [
         (lambda: AdamW(beta1=1.0), "beta1 lies from 0 to below 1, not 1.0"),
         (lambda: AdamW(beta2=-0.1), "beta2 lies from 0 to below 1, not -0.1"),
-        (lambda: AdamW(beta2=math.nan), "beta2 lies from 0 to below 1, not nan"),
+        (lambda: AdamW(beta2=math.nan), "beta2 is a finite number, not nan"),
         (lambda: AdamW(epsilon=0.0), "epsilon is above 0, not 0.0"),
         (lambda: AdamW(weight_decay=-1.0), "weight_decay is at least 0, not -1.0"),
         (lambda: AdamW(decay="some"), "decay is 'all' or 'matrices', not 'some'"),  # type: ignore[arg-type]
         (lambda: AdamW(clip=-1.0), "clip is above 0, or 0 for none, not -1.0"),
-        (lambda: AdamW(clip=math.nan), "clip is above 0, or 0 for none, not nan"),
+        (lambda: AdamW(clip=math.nan), "clip is a finite number, not nan"),
         (lambda: WarmupCosine(0.0, 1, 2), "a learning rate is above 0, not 0.0"),
         (lambda: WarmupCosine(math.inf, 1, 2), "a learning rate is above 0, not inf"),
         (lambda: WarmupCosine(math.nan, 1, 2), "a learning rate is above 0, not nan"),

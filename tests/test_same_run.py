@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ TEXT = "".join(f"{n} squared is {n * n}; {n} times {n + 1} is {n * (n + 1)}.\n" 
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("same-run")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
     (folder / "squares.txt").write_text(TEXT)
-    return folder / "squares.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "squares.txt"
 
 
 def settings(backend: str, corpus: Path, **changes: Any) -> RunSettings:

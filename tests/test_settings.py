@@ -71,6 +71,8 @@ def test_toml_round_trip(tmp_path: Path) -> None:
         ({"recipe": "nanogtp"}, "did you mean 'nanogpt'?"),
         ({"model": {"n_layers": 2}}, "did you mean 'n_layer'?"),
         ({"optimizer": {"beta_1": 0.8}}, "did you mean 'beta1'?"),
+        ({"optimizer": {"beta1": "abc"}}, "beta1 is a finite number, not 'abc'"),
+        ({"optimizer": {"clip": float("inf")}}, "clip is a finite number, not inf"),
         ({"context": 129}, "n_ctx = 128, not 129"),
         ({"lr": 0.0}, "a learning rate is above 0"),
         ({"warmup": 500, "steps": 100}, "warm-up has from 0 to 100 updates"),
@@ -101,8 +103,9 @@ def test_command_line_assignments() -> None:
     }
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         assignments(["steps"])
-    with pytest.raises(ConfigError, match="neither a TOML value nor a word"):
-        assignments(["steps=a b"])
+    for text in ("steps=a b", "a b=c", "steps="):
+        with pytest.raises(ConfigError, match="neither TOML nor a word"):
+            assignments([text])
 
 
 def test_merging_keeps_what_is_not_overridden() -> None:

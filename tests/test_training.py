@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -120,10 +121,10 @@ def test_killed_and_resumed_equals_straight_through(
         str(broken),
     ]
     with subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        wait_for(lambda: checkpoint_steps(broken) == [20], process)
+        wait_for(lambda: checkpoint_steps(broken) != [] or process.poll() == 0, process)
         process.send_signal(signal.SIGKILL)
-    assert checkpoint_steps(broken)[0] == 20
     shutil.rmtree(checkpoint_folder(broken, 40), ignore_errors=True)  # if it was faster than the signal
+    assert checkpoint_steps(broken) == [20]
     command("--resume", "--out", broken, small=False, data=False)
     assert_same_run(tmp_path / "straight", broken)
 
@@ -182,8 +183,30 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(command: Any, tm
     command("--steps", 3, "--out", tmp_path / "straight")
     shutil.copytree(tmp_path / "straight", tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "checkpoints")
-    command("--resume", "--out", tmp_path / "broken", small=False, data=False)
+    process = command("--resume", "--out", tmp_path / "broken", small=False, data=False)
+    assert "no checkpoint yet" in process.stderr
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
+
+
+def test_a_preset_or_recipe_replaces_what_a_config_says_of_it(command: Any, tmp_path: Path) -> None:
+    command("--steps", 1, "--set", "optimizer.clip=0.5", "--out", tmp_path / "a")
+    config = ("--config", tmp_path / "a" / "config.toml")
+    command(*config, "--preset", "nano", "--out", tmp_path / "b", small=False)
+    assert load_model(checkpoint_folder(tmp_path / "b", 1))[0].n_embd == 64
+    command(*config, "--recipe", "nanogpt", "--out", tmp_path / "c", small=False)
+    settings = (tmp_path / "c" / "config.toml").read_text()
+    assert "clip = 1.0" in settings and 'decay = "matrices"' in settings
+    command(*config, "--out", tmp_path / "d", small=False)
+    assert "clip = 0.5" in (tmp_path / "d" / "config.toml").read_text()
+
+
+def test_damaged_data_is_refused(command: Any, corpus: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "gpt2spec", "data", "prepare", str(corpus), "--tokenizer", "bytes", "--out"]
+    subprocess.run([*line, str(tmp_path / "data")], check=True, capture_output=True)
+    shard = tmp_path / "data" / "train_000000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2] + b"a\0")
+    process = command(tmp_path / "data", "--steps", 1, "--out", tmp_path / "run", check=False, data=False)
+    assert_refused(process, "train_000000.bin is damaged")
 
 
 def test_resuming_a_finished_run_says_so(command: Any, tmp_path: Path) -> None:
@@ -213,6 +236,60 @@ def test_a_full_disk_is_one_line_and_loses_nothing(corpus: Path, environment: di
     load_training(checkpoint_folder(run, 2))
     subprocess.run([*line[:4], "--out", str(run), "--resume", "--steps", "4"], env=environment, check=True)
     assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_under_the_metrics_is_one_line_too(
+    corpus: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    line = [sys.executable, "-m", "gpt2spec", "train", str(corpus), *SMALL, "--out", str(run)]
+    limited = f"ulimit -f 4; exec {shlex.join([*line, '--steps', '100'])}"
+    subprocess.run([*line, "--steps", "1"], env=environment, check=True, capture_output=True)  # fills the cache
+    shutil.rmtree(run)
+    process = subprocess.run(["bash", "-c", limited], env=environment, capture_output=True, text=True, check=False)
+    assert_refused(process, "cannot write", "metrics.jsonl", "nothing was saved before")
+
+
+def test_a_run_belongs_to_one_process_and_may_be_plotted_meanwhile(
+    command: Any, corpus: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = [*SMALL, "--steps", "100000", "--checkpoint-every", "1", "--out", str(run)]
+    line = [sys.executable, "-m", "gpt2spec", "train", str(corpus), *options]
+    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(checkpoint_steps(run)) > 1, process)
+        plot = [sys.executable, "-m", "gpt2spec", "plot", str(run), "--out", str(tmp_path / "loss.png")]
+        for _ in range(3):
+            subprocess.run(plot, env=environment, check=True, capture_output=True)
+        other = command("--resume", "--out", run, small=False, data=False, check=False)
+        assert_refused(other, "another process is training")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+
+
+def test_a_resume_that_fails_removes_no_checkpoint(command: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command("--steps", 6, "--checkpoint-every", 2, "--out", run)
+    (run / "metrics.jsonl").unlink()
+    process = command("--resume", 4, "--out", run, small=False, data=False, check=False)
+    assert_refused(process, "does not hold the steps 1 to 4")
+    assert checkpoint_steps(run) == [2, 4, 6]
+
+
+def test_a_run_is_resumed_with_the_config_it_was_made_with(command: Any, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("steps = 3\n[model]\nn_layer = 1\n[optimizer]\nclip = 1.0\n")
+    command("--config", config, "--out", tmp_path / "run")
+    command("--config", config, "--steps", 4, "--resume", "--out", tmp_path / "run", small=False, data=False)
+    config.write_text("steps = 4\n[model]\nn_layer = 2\n")
+    again = {"small": False, "data": False, "check": False}
+    assert_refused(command("--config", config, "--resume", "--out", tmp_path / "run", **again), "cannot change model")
+
+
+def test_a_model_of_one_position_trains(command: Any, tmp_path: Path) -> None:
+    options = ("--preset", "test", "--set", "model.n_ctx=1", "--steps", 1, "--out", tmp_path / "run")
+    command(*options, small=False)
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(command: Any, corpus: Path, tmp_path: Path) -> None:
@@ -250,6 +327,9 @@ def test_wrong_input_is_one_line_and_exit_code_2(command: Any, corpus: Path, tmp
 def test_divergence_stops_with_a_message(command: Any, tmp_path: Path) -> None:
     process = command("--steps", 200, "--lr", 1e30, "--warmup", 0, "--out", tmp_path / "run", check=False)
     assert_refused(process, "diverged", "--lr")
+    process = command("--steps", 2, "--lr", 1e30, "--eval-every", 1, "--out", tmp_path / "short", check=False)
+    assert_refused(process, "diverged")
+    assert checkpoint_steps(tmp_path / "short") == []
 
 
 def test_a_vocabulary_follows_the_data(command: Any, corpus: Path, tmp_path: Path) -> None:
@@ -267,6 +347,7 @@ def test_generate_reads_a_run(command: Any, environment: dict[str, str], tmp_pat
         for _ in range(2)
     )
     assert one == two and one.startswith("It is") and len(one) > len("It is\n")
+    subprocess.run([*line, "--prompt", "The"], env=environment, check=True, capture_output=True)
     process = subprocess.run(
         [*line, "--max-new-tokens", "64"], env=environment, capture_output=True, text=True, check=False
     )
@@ -304,6 +385,6 @@ def test_moments_are_saved_as_they_are(command: Any, tmp_path: Path) -> None:
 def wait_for(condition: Any, process: Any) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, "the run ended before it was to be interrupted"
+        assert process.poll() in (None, 0), "the run failed before it was to be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)

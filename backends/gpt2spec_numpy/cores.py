@@ -7,6 +7,7 @@ a tenth of a millisecond, so products with small weights are kept on one core.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +25,10 @@ SMALL_WEIGHT = 1 << 18
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _pool = ThreadPoolExecutor(CORES, thread_name_prefix="gpt2spec-numpy")
-_blas = ThreadpoolController().select(user_api="blas").lib_controllers  # NumPy's; none where it cannot be told
+_blas = ThreadpoolController().select(user_api="blas").lib_controllers  # those loaded so far, NumPy's among them
+_lock = threading.Lock()
+_on_one_core = 0  # callers inside `one_core`, in however many threads
+_before: list[int] = []  # threads of each library when the first of them entered
 
 
 def in_parallel(work: Callable[[int], T], count: int) -> list[T]:
@@ -51,14 +55,21 @@ def in_pieces(work: Callable[[slice], T], rows: int, width: int) -> list[T]:
 @contextmanager
 def one_core() -> Iterator[None]:
     """BLAS on one core: for small products, and for products in several threads at once."""
-    before = [library.get_num_threads() for library in _blas]
-    for library in _blas:
-        library.set_num_threads(1)
+    global _on_one_core
+    with _lock:
+        if _on_one_core == 0:
+            _before[:] = [library.get_num_threads() for library in _blas]
+            for library in _blas:
+                library.set_num_threads(1)
+        _on_one_core += 1
     try:
         yield
     finally:
-        for library, count in zip(_blas, before, strict=True):
-            library.set_num_threads(count)
+        with _lock:
+            _on_one_core -= 1
+            if _on_one_core == 0:
+                for library, count in zip(_blas, _before, strict=True):
+                    library.set_num_threads(count)
 
 
 def product(a: Any, b: Any, weight: Any, out: Any = None) -> Any:

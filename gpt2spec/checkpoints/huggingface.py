@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt2spec.config import VOCAB_SIZE, GPT2Config
+from gpt2spec.config import BYTE_VOCAB_SIZE, VOCAB_SIZE, GPT2Config
 from gpt2spec.errors import CheckpointError, ConfigError
 
 # our field -> the names transformers uses for it
@@ -33,17 +33,17 @@ _FIXED = {
 }
 
 
-def config_to_json(config: GPT2Config) -> dict[str, Any]:
-    """The contents of `config.json`."""
+def config_to_json(config: GPT2Config, dtype: str = "float32") -> dict[str, Any]:
+    """The contents of `config.json`, for weights stored in `dtype`."""
     fields = {theirs: getattr(config, ours) for ours, names in _NAMES.items() for theirs in names}
-    end_of_text = 50256 if config.vocab_size == VOCAB_SIZE else None
+    end_of_text = config.vocab_size - 1 if config.vocab_size in (VOCAB_SIZE, BYTE_VOCAB_SIZE) else None
     return {
         "architectures": ["GPT2LMHeadModel"],
         **_FIXED,
         **fields,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
-        "dtype": "float32",
+        "dtype": dtype,
     }
 
 

@@ -1,6 +1,6 @@
 """Our own checkpoints: a folder that is either whole or refused.
 
-model.safetensors       float32 weights with the Hugging Face names
+model.safetensors       weights with the Hugging Face names, in the dtype they are trained in
 config.json             the model's shape, as `transformers` reads it
 optimizer.safetensors   AdamW's moments, `m.` and `v.` before the names
 state.json              step, position in the data, and what a resumed run must agree with
@@ -71,7 +71,9 @@ def save_checkpoint(run: Path, config: GPT2Config, params: HostParams, training:
             save_file(moments, folder / OPTIMIZER)
         except SafetensorError as error:
             raise StorageError(f"cannot write {target}: {error}") from error
-        (folder / CONFIG).write_text(json.dumps(config_to_json(config), indent=2) + "\n")
+        (folder / CONFIG).write_text(
+            json.dumps(config_to_json(config, str(params["wte.weight"].dtype)), indent=2) + "\n"
+        )
         (folder / STATE).write_text(json.dumps(training.progress, indent=2) + "\n")
         sums = (f"{sha256_of_file(folder / name)}  {name}\n" for name in (MODEL, CONFIG, OPTIMIZER, STATE))
         (folder / SUMS).write_text("".join(sums))
@@ -90,6 +92,8 @@ def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPT
     """Raise `CheckpointError` unless the named files are there and have their recorded hashes."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint {folder}")
+    if not (folder / SUMS).exists() and not (folder / STATE).exists():
+        raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
     try:
         lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

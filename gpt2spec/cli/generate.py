@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="run directory or checkpoint")
     parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
     parser.add_argument("--prompt", default="", help="text to continue (default: the beginning of a new text)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add (default: 64)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens to add (default: 64, or what fits)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
     parser.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that together reach P")
@@ -31,15 +31,16 @@ def run(args: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(args.checkpoint, args.step)
     config, params = load_model(checkpoint)
-    tokenizer = tokenizer_with_id(load_progress(checkpoint)["tokenizer"])
+    tokenizer = tokenizer_with_id(load_progress(checkpoint).get("tokenizer", "unknown"))
     backend = load_backend(args.backend, device=args.device, dtype=args.dtype)
     prompt = tokenizer.encode(args.prompt) or [tokenizer.end_of_text]
+    room = max(1, min(64, config.n_ctx - len(prompt)))
     generation = generate(
         backend,
         config,
         params,
         [prompt],
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=room if args.max_new_tokens is None else args.max_new_tokens,
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a defect of this package, with a traceback; 2 a mistake in
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A command line that cannot be parsed leaves through `SystemExit(2)`, as usual with argparse.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a character
     try:
         try:
             args = parse(sys.argv[1:] if argv is None else list(argv))
@@ -59,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except GPT2SpecError as error:
         print(f"gpt2spec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"gpt2spec: error: there is not enough memory: {error}; try a smaller model or batch", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("gpt2spec: interrupted", file=sys.stderr)
@@ -114,7 +120,7 @@ def quiet_frameworks() -> Iterator[None]:
     last_resort.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(?!gpt2spec)")
+            warnings.filterwarnings("ignore", module=r"(?!gpt2spec(\.|$))")
             yield
     finally:
         last_resort.setLevel(level)

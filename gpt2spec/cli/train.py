@@ -11,11 +11,17 @@ from typing import Any
 NAME = "train"
 HELP = "train a GPT-2 on a text"
 
-# What a resumed run may change: where and how it runs, not what it computes.
+# What a resumed run may change: where and how long it runs; not the model, its data or its optimizer.
 CHANGEABLE = frozenset(
-    {"data", "backend", "device", "dtype", "backend_options"}
+    {"data", "backend", "device", "backend_options"}
     | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "sample_tokens"}
 )
+
+# What goes with the preset or recipe of a --config file when an option chooses another.
+DECIDED_BY = {
+    "preset": ("model", "context", "lr", "warmup", "dropout"),
+    "recipe": ("optimizer", "lr", "warmup", "dropout"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options win over it")
     run.add_argument("--seed", type=int, help="of weights, data order, dropout and samples (default: 0)")
-    run.add_argument("--steps", type=int, metavar="N", help="updates in all")
-    run.add_argument("--eval-every", type=int, metavar="N", help="updates between validations")
-    run.add_argument("--eval-windows", type=int, metavar="N", help="windows of the validation split to look at")
-    run.add_argument("--checkpoint-every", type=int, metavar="N", help="updates between checkpoints")
-    run.add_argument("--keep", type=int, metavar="N", help="checkpoints to keep, at least 2")
+    run.add_argument("--steps", type=int, metavar="N", help="updates in all (default: 600)")
+    run.add_argument("--eval-every", type=int, metavar="N", help="updates between validations (default: 100)")
+    run.add_argument(
+        "--eval-windows", type=int, metavar="N", help="windows of the validation split to look at (default: 64)"
+    )
+    run.add_argument("--checkpoint-every", type=int, metavar="N", help="updates between checkpoints (default: 200)")
+    run.add_argument("--keep", type=int, metavar="N", help="checkpoints to keep, at least 2 (default: 3)")
     run.add_argument("--sample-tokens", type=int, metavar="N", help="length of the sample at the end; 0 for none")
     run.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -52,12 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--tokenizer", metavar="NAME", help="of raw text: gpt2, or bytes (default for nano)")
     model.add_argument("--dropout", type=float, metavar="P", help="rate on embeddings and residual branches")
     model.add_argument("--context", type=int, metavar="T", help="tokens in a window (default: the model's n_ctx)")
-    model.add_argument("--batch-size", type=int, metavar="B", help="windows in an update")
+    model.add_argument("--batch-size", type=int, metavar="B", help="windows in an update (default: 16)")
 
     optimizer = parser.add_argument_group("the optimizer")
     optimizer.add_argument("--recipe", metavar="NAME", help="brief (default), gpt3, nanogpt or llmc")
     optimizer.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's for this width)")
-    optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up")
+    optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up (default: the recipe's)")
 
     backend = parser.add_argument_group("the backend")
     backend.add_argument("--backend", metavar="NAME", help="`gpt2spec backends` lists them (default: numpy)")
@@ -100,20 +108,25 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
 
     names = [field.name for field in dataclasses.fields(RunSettings)]
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    if "data" in given:
-        given["data"] = str(Path(given["data"]).resolve())
-    values = merge(read_toml(args.config) if args.config else {}, given)
-    values = merge(values, assignments(args.set))
+    source = str(args.config or "the command line")
+    file = read_toml(args.config) if args.config else {}
+    for choice, decided in DECIDED_BY.items():
+        if choice in given and file.get(choice, given[choice]) != given[choice]:
+            file = {name: value for name, value in file.items() if name not in decided}
+    values = merge(merge(file, given), assignments(args.set))
+    if isinstance(values.get("data"), str):
+        values["data"] = str(Path(values["data"]).resolve())  # a run may be resumed from another folder
     if args.resume is None:
-        settings = settings_from(values, str(args.config or "the command line"))
+        settings = settings_from(values, source)
         return settings, args.out or Path("runs") / f"{settings.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     if args.out is None:
         raise ConfigError("--resume needs --out DIR, the directory of the run")
     before, _ = open_run(args.out)
-    for name in values:
-        if name not in CHANGEABLE and values[name] != getattr(before, name, values[name]):
+    after = settings_from(merge(dataclasses.asdict(before), values), source)
+    for name in names:
+        if name not in CHANGEABLE and getattr(after, name) != getattr(before, name):
             raise ConfigError(f"a resumed run cannot change {name}; it was {getattr(before, name)!r} in {args.out}")
-    return settings_from(merge(dataclasses.asdict(before), values), str(args.config or "the command line")), args.out
+    return after, args.out
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -137,12 +150,9 @@ def assignments(texts: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set takes KEY=VALUE, not {text!r}")
         try:
-            parsed = tomllib.loads(f"{key} = {value}")
+            table = merge(table, tomllib.loads(f"{key} = {value!r}" if value.isidentifier() else f"{key} = {value}"))
         except tomllib.TOMLDecodeError:
-            parsed = tomllib.loads(f"{key} = {value!r}") if value.isidentifier() else {}
-        if not parsed:
-            raise ConfigError(f"--set {text}: neither a TOML value nor a word")
-        table = merge(table, parsed)
+            raise ConfigError(f"--set {text}: the value is neither TOML nor a word, or the key is no name") from None
     return table
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import platform
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +145,26 @@ def _open_text(
             return open_prepared(folder, name, description)
         except DataError:
             shutil.rmtree(folder, ignore_errors=True)
+    _remove_abandoned(folder.parent, name)
     try:
         prepare_surveyed(surveys, folder, tokenizer=tokenizer, val_fraction=val_fraction, progress=progress)
-    except (DataError, StorageError):
-        if not is_prepared(folder):  # otherwise another process was faster, with the same result
-            raise
+    except (DataError, StorageError) as error:
+        if is_prepared(folder):  # another process was faster, with the same result
+            return open_prepared(folder, name, description)
+        if isinstance(error, StorageError):
+            raise StorageError(
+                f"{error}. Prepared text is kept there; set XDG_CACHE_HOME to a folder that can be written, or choose "
+                "one with `gpt2spec data prepare`"
+            ) from error
+        raise
     return open_prepared(folder, name, description)
+
+
+def _remove_abandoned(cache: Path, name: str) -> None:
+    """Remove what killed preparations of the same name left behind more than a day ago."""
+    for path in cache.glob(f".{glob.escape(name)}-*.tmp"):
+        if time.time() - path.stat().st_mtime > 86_400:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _cache_key(surveys: Sequence[Survey], tokenizer: Tokenizer, val_fraction: float) -> str:

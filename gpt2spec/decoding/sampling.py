@@ -45,8 +45,9 @@ def choose(logits: np.ndarray, options: SamplingOptions, uniform: float) -> int:
 
 def filtered_probabilities(logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
     """Probabilities [V] after temperature, top-k and top-p in this order; 0 for a token that was dropped."""
-    scaled = logits / options.temperature
-    order = np.argsort(-scaled, kind="stable")  # likeliest first, the lowest id first among equals
+    with np.errstate(over="ignore"):  # a tiny temperature: all but the largest become -inf, which is right
+        scaled = (logits - logits.max()) / options.temperature
+    order = np.argsort(-logits, kind="stable")  # likeliest first, the lowest id first among equals
     if options.top_k is not None:
         order = order[: options.top_k]
     probabilities = _softmax(scaled[order])

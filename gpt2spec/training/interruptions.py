@@ -1,13 +1,13 @@
 """Ctrl-C and SIGTERM, received between steps."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def interruptions() -> Iterator[list[int]]:
+def interruptions(tell: Callable[[str], None]) -> Iterator[list[int]]:
     """A list that Ctrl-C and SIGTERM put their signal into, so that the step at hand can end well.
 
     A second Ctrl-C interrupts at once. Outside the main thread, signals are left alone.
@@ -18,6 +18,7 @@ def interruptions() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
+        tell("finishing this step, then saving; once more stops without saving")
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

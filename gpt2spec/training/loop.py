@@ -5,6 +5,8 @@ Nothing waits for the device but the moments when figures are shown: losses stay
 
 import math
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,19 @@ from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset, open_dataset
 from gpt2spec.decoding.loop import extend
 from gpt2spec.decoding.sampling import SamplingOptions
-from gpt2spec.errors import ConfigError, GPT2SpecError, StorageError
+from gpt2spec.errors import BackendError, ConfigError, GPT2SpecError, StorageError
 from gpt2spec.optimizer import train_step, update_scalars
 from gpt2spec.plugins import load_backend
 from gpt2spec.tokenizer import tokenizer_named
 from gpt2spec.training.interruptions import interruptions
 from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import check_same_data, discard_after, fresh_state, how_to_resume, restored_state
-from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, open_run
+from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, locked_run, open_run
 from gpt2spec.training.settings import RunSettings, write_toml
 
+FIGURES = ("loss", "grad_norm", "val_loss")
+VERIFIED_TOKENS = 500_000_000
+"""Data of up to so many tokens, a gigabyte, is hashed before it is used; for more, there is `data info`."""
 SHOW_EVERY = 0.5
 """Seconds between moments at which the device is waited for and figures are shown."""
 
@@ -85,7 +90,7 @@ class Trainer:
         settings, adamw, schedule = self.settings, self.settings.adamw(), self.settings.schedule()
         batches = Batches(self.dataset.train, settings.batch_size, settings.window(), settings.seed)
         update = train_step(self.backend, self.config, adamw)
-        with interruptions() as interrupted:
+        with interruptions(self.progress.message) as interrupted:
             self.shown = time.perf_counter()
             while self.step < settings.steps and not interrupted:
                 tokens, targets = batches.at(self.step * settings.batch_size)
@@ -138,8 +143,9 @@ class Trainer:
             line |= {"grad_norm": figures["grad_norm"], "tokens_per_second": round(speed, 1)}
             if validate and i == len(losses) - 1:
                 line["val_loss"] = self.val_loss
-            self._check_finite(line)
-            self.log.write(line)
+            self._check_finite({name: np.float64(line.get(name) or 0.0) for name in FIGURES}, line["step"])
+            with self._telling_what_is_saved():
+                self.log.write(line)
             self.progress.step(line)
         if validate and self.val_loss is not None:
             self.progress.message(self.validation_message(self.val_loss))
@@ -155,20 +161,17 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, then remove those beyond the number to keep."""
-        self.log.sync()
         host = {name: self.backend.dump_params(self.state[name]) for name in ("params", "m", "v")}
+        self._check_finite(host["params"], self.step)
         progress = {
             "step": self.step,
             "data_position": self.step * self.settings.batch_size,
             "data_fingerprint": self.dataset.fingerprint,
             "tokenizer": self.dataset.tokenizer_id,
         }
-        try:
+        with self._telling_what_is_saved():
+            self.log.sync()
             save_checkpoint(self.out, self.config, host["params"], TrainingState(host["m"], host["v"], progress))
-        except StorageError as error:
-            steps = checkpoint_steps(self.out)
-            rest = f"step {steps[-1]} is saved" if steps else "nothing was saved before"
-            raise StorageError(f"{error}; {rest}. Make room, then continue with: {how_to_resume(self.out)}") from error
         self.saved = self.step
         for step in checkpoint_steps(self.out)[: -self.settings.keep]:
             remove_checkpoint(checkpoint_folder(self.out, step))
@@ -188,14 +191,26 @@ class Trainer:
         )
         return prompt, new[0].tokens
 
-    def _check_finite(self, line: dict[str, Any]) -> None:
-        if not math.isfinite(line["loss"]):
-            steps = checkpoint_steps(self.out)
-            rest = f"the last checkpoint is of step {steps[-1]}" if steps else "no checkpoint was written before"
-            raise DivergedError(
-                f"the loss is {line['loss']} at step {line['step']}: training has diverged ({rest}). "
-                "Try a smaller --lr, or gradient clipping (--recipe nanogpt)"
-            )
+    def _check_finite(self, values: Mapping[str, Any], step: int) -> None:
+        """Raise `DivergedError` unless all is finite: losses before they are logged, weights before they are saved."""
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                raise DivergedError(
+                    f"training has diverged: {name} is no longer finite at step {step} ({self._what_is_saved()}). "
+                    "Start a new run with a smaller --lr, or with gradient clipping (--set optimizer.clip=1.0)"
+                )
+
+    @contextmanager
+    def _telling_what_is_saved(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            advice = f"Make room, then continue with: {how_to_resume(self.out)}"
+            raise StorageError(f"{error}; {self._what_is_saved()}. {advice}") from error
+
+    def _what_is_saved(self) -> str:
+        steps = checkpoint_steps(self.out)
+        return f"step {steps[-1]} is saved" if steps else "nothing was saved before"
 
     def _number(self, x: Any) -> float:
         return float(self.backend.to_numpy(x))
@@ -221,30 +236,35 @@ def train(
     dataset = open_dataset(
         None if settings.data is None else Path(settings.data), tokenizer=tokenizer, progress=not quiet
     )
+    if len(dataset.train) + len(dataset.val) <= VERIFIED_TOKENS:
+        dataset.verify()
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
-    check(settings, config, dataset)
-    if resume:
-        before, data = open_run(out)
-        check_same_data(out, data, dataset)
-        state, step = restored_state(backend, config, out, settings.seed, at)
+    check(settings, config, dataset, backend)
+    if not resume:
+        state, step = fresh_state(backend, config, settings.seed), 0  # first: there may be no memory for it
+        create_run(out, settings, describe(dataset))
+    before, data = open_run(out)
+    check_same_data(out, data, dataset)
+    with locked_run(out):
+        if resume:
+            state, step = restored_state(backend, config, out, settings.seed, at)
         if step > settings.steps:
             raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
+        log = MetricsLog(out, step)
         discard_after(out, step)
         if settings != before:
             write_toml(out / CONFIG, settings)
-    else:
-        create_run(out, settings, describe(dataset))
-        state, step = fresh_state(backend, config, settings.seed), 0
-    log = MetricsLog(out, step)
-    progress = Progress(step, settings.steps, quiet)
-    trainer = Trainer(settings, out, backend, config, dataset, state, step, progress, log, saved=step)
-    try:
-        finished = trainer.run()
-    finally:
-        progress.close()
-        log.close()
-    sample = trainer.sample() if finished and settings.sample_tokens else None
+        progress = Progress(step, settings.steps, quiet)
+        if resume and step == 0:
+            progress.message(f"{out} has no checkpoint yet: beginning again from step 0")
+        trainer = Trainer(settings, out, backend, config, dataset, state, step, progress, log, saved=step)
+        try:
+            finished = trainer.run()
+        finally:
+            progress.close()
+            log.close()
+    sample = trainer.sample() if finished and settings.sample_tokens and config.n_ctx > 1 else None
     return Outcome(trainer.step, finished, trainer.val_loss, dataset, sample)
 
 
@@ -263,9 +283,13 @@ def validation_loss(
     return total / count
 
 
-def check(settings: RunSettings, config: GPT2Config, dataset: Dataset) -> None:
-    """Raise before anything is written for what would go wrong later: a schedule or data that do not fit."""
+def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: Backend) -> None:
+    """Raise before anything is written for what would go wrong later: what does not fit."""
     settings.schedule()
+    if not backend.capabilities.gradients:
+        raise BackendError(f"backend {backend.name!r} has no gradients: it cannot train")
+    if not backend.capabilities.dropout and max(config.dropout, config.attn_dropout) > 0.0:
+        raise BackendError(f"backend {backend.name!r} has no dropout; train with --dropout 0")
     if dataset.vocab_size > config.vocab_size:
         raise ConfigError(
             f"{dataset.name} has ids up to {dataset.vocab_size - 1}; this model's vocab_size is {config.vocab_size}"

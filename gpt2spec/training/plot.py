@@ -1,6 +1,6 @@
 """Loss curves as a picture. Needs the `plot` extra."""
 
-import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def plot_runs(runs: list[Path], out: Path) -> None:
         _, data = open_run(run)
         entropies[data["unigram_entropy"]] = data["name"]
         draw_run(axes, read_metrics(run), run.resolve().name, f"C{i}")
-    for entropy, name in entropies.items():
-        axes.axhline(entropy, color="0.5", linestyle=":", label=f"unigram entropy of {name}")
+    for i, (entropy, name) in enumerate(entropies.items()):
+        axes.axhline(entropy, color="0.5", linestyle=(":", "-.", "--")[i % 3], label=f"unigram entropy of {name}")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
@@ -65,11 +65,11 @@ def draw_run(axes: Any, metrics: list[dict[str, Any]], name: str, color: str) ->
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """An exponential moving average over about a fiftieth of the run, corrected for its start."""
-    rate = math.exp(-1.0 / max(1.0, len(values) / 50))
-    average, weight, result = 0.0, 0.0, []
-    for value in values:
-        average = rate * average + (1.0 - rate) * value
-        weight = rate * weight + (1.0 - rate)
-        result.append(average / weight)
+    """The mean over a window of about a fiftieth of the run around each value; narrower at both ends."""
+    reach = len(values) // 100
+    sums = [0.0, *accumulate(values)]
+    result = []
+    for i in range(len(values)):
+        near = min(reach, i, len(values) - 1 - i)
+        result.append((sums[i + near + 1] - sums[i - near]) / (2 * near + 1))
     return result

@@ -12,7 +12,8 @@ class Progress:
 
     def __init__(self, first: int, steps: int, quiet: bool = False) -> None:
         self.steps, self.quiet, self.done = steps, quiet, first
-        self.started, self.first, self.next_line = time.monotonic(), first, 0.0
+        self.next_line = 0.0
+        self.since: tuple[float, int] | None = None  # time and step of the first report, from which speed is told
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
             self.bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.1)
@@ -24,9 +25,8 @@ class Progress:
             self.bar.update(record["step"] - self.done)
         elif not self.quiet and (time.monotonic() >= self.next_line or record["step"] == self.steps):
             self.next_line = time.monotonic() + 10.0
-            elapsed = time.monotonic() - self.started
-            remaining = elapsed / max(1, record["step"] - self.first) * (self.steps - record["step"])
-            self._print(f"step {record['step']}/{self.steps}  {_figures(record)}  ETA {_duration(remaining)}")
+            self._print(f"step {record['step']}/{self.steps}  {_figures(record)}{self._eta(record['step'])}")
+        self.since = self.since or (time.monotonic(), record["step"])
         self.done = record["step"]
 
     def message(self, text: str) -> None:
@@ -40,6 +40,12 @@ class Progress:
         """Leave the bar as it stands."""
         if self.bar is not None:
             self.bar.close()
+
+    def _eta(self, step: int) -> str:
+        if self.since is None or step <= self.since[1]:
+            return ""
+        seconds = (time.monotonic() - self.since[0]) / (step - self.since[1]) * (self.steps - step)
+        return f"  ETA {_duration(seconds)}"
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -6,8 +6,10 @@ metrics.jsonl    one object a step: step, loss, lr, grad_norm, tokens_per_second
 checkpoints/     see `gpt2spec.checkpoints.native`
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,42 @@ def create_run(path: Path, settings: RunSettings, data: dict[str, Any]) -> None:
     if (path / CONFIG).exists() or (path / METRICS).exists():
         raise CheckpointError(f"{path} already holds a run: continue it with --resume, or choose another --out")
     make_folder(path)
-    write_toml(path / CONFIG, settings)
     write_json(path / DATA, data)
+    write_toml(path / CONFIG, settings)  # last: a folder without it holds no run
 
 
 def open_run(path: Path) -> tuple[RunSettings, dict[str, Any]]:
-    """Settings and data description of an existing run; also clears what a killed process left unfinished."""
+    """Settings and data description of an existing run."""
     if not (path / CONFIG).is_file():
         raise CheckpointError(f"there is no run in {path}: it has no {CONFIG}")
-    remove_leftovers(path)
-    if (path / "checkpoints").is_dir():
-        remove_leftovers(path / "checkpoints")
     try:
         data = json.loads((path / DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / DATA} cannot be read: {error}") from error
+    if not isinstance(data, dict) or not {"name", "fingerprint", "unigram_entropy"} <= data.keys():
+        raise CheckpointError(f"{path / DATA} is damaged: it lacks name, fingerprint or unigram_entropy")
     return settings_from(read_toml(path / CONFIG), str(path / CONFIG)), data
+
+
+@contextlib.contextmanager
+def locked_run(path: Path) -> Iterator[None]:
+    """The run for this process alone, where the system can lock folders; what a killed one left is removed."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process is training in {path}") from None
+        remove_leftovers(path)
+        remove_leftovers(path / "checkpoints")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -56,9 +78,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     try:
-        return [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
     except ValueError as error:
         raise CheckpointError(f"{path / METRICS} is damaged: {error}") from error
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or not {"step", "loss"} <= record.keys():
+            raise CheckpointError(f"{path / METRICS} is damaged: line {number} has no step or loss")
+    return records
 
 
 class MetricsLog:
@@ -87,9 +113,10 @@ class MetricsLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. Each line was flushed, so a failure has been reported already."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
