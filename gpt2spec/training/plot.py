@@ -65,11 +65,8 @@ def draw_run(axes: Any, metrics: list[dict[str, Any]], name: str, color: str) ->
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """The mean over a window of about a fiftieth of the run around each value; narrower at both ends."""
+    """The mean of those within a hundredth of the run of each value, on both sides."""
     reach = len(values) // 100
     sums = [0.0, *accumulate(values)]
-    result = []
-    for i in range(len(values)):
-        near = min(reach, i, len(values) - 1 - i)
-        result.append((sums[i + near + 1] - sums[i - near]) / (2 * near + 1))
-    return result
+    spans = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
+    return [(sums[last] - sums[first]) / (last - first) for first, last in spans]
