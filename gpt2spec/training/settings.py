@@ -172,10 +172,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "dict[str, Any]": (dict,),
 }
 
+_IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "dict[str, Any]": "a table"}
+
 
 def _check_types(settings: RunSettings) -> None:
     for each in dataclasses.fields(settings):
         value = getattr(settings, each.name)
         allowed = tuple(kind for name in str(each.type).split(" | ") for kind in _TYPES[name])
         if not isinstance(value, allowed) or isinstance(value, bool):
-            raise ConfigError(f"{each.name} is a {str(each.type).removesuffix(' | None')}, not {value!r}")
+            raise ConfigError(f"{each.name} is {_IN_WORDS[str(each.type).removesuffix(' | None')]}, not {value!r}")
