@@ -152,6 +152,22 @@ def test_a_save_that_fails_leaves_the_others_and_no_trace(tmp_path: Path, monkey
     verify_checkpoint(find_checkpoint(tmp_path))
 
 
+def test_replacing_a_checkpoint_fails_without_losing_the_old_one(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    before = (folder / "SHA256SUMS").read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(StorageError, match="cannot write"):
+            save(tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    verify_checkpoint(folder)
+    assert (folder / "SHA256SUMS").read_text() == before
+    assert save(tmp_path, 1) == folder
+    verify_checkpoint(folder)
+
+
 def test_a_save_killed_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_checkpoints as t\n"

@@ -62,8 +62,6 @@ def save_checkpoint(run: Path, config: GPT2Config, params: HostParams, training:
     """Write the checkpoint of `training.progress["step"]` and return its folder; one of that step is replaced."""
     target = checkpoint_folder(run, training.progress["step"])
     make_folder(target.parent)
-    if target.exists():
-        remove_checkpoint(target)
     moments = {f"m.{name}": x for name, x in training.m.items()} | {f"v.{name}": x for name, x in training.v.items()}
     with atomic_folder(target) as folder:
         try:
@@ -77,6 +75,8 @@ def save_checkpoint(run: Path, config: GPT2Config, params: HostParams, training:
         (folder / STATE).write_text(json.dumps(training.progress, indent=2) + "\n")
         sums = (f"{sha256_of_file(folder / name)}  {name}\n" for name in (MODEL, CONFIG, OPTIMIZER, STATE))
         (folder / SUMS).write_text("".join(sums))
+        if target.exists():  # only now that the new one is whole
+            remove_checkpoint(target)
     return target
 
 
@@ -133,14 +133,19 @@ def find_checkpoint(path: Path, step: int | None = None) -> Path:
     """The checkpoint folder meant by `path`: itself, or in a run directory the one of `step`, or the latest."""
     if (path / SUMS).is_file() or (path / MODEL).is_file():
         return path
-    steps = checkpoint_steps(path)
     if not path.is_dir():
         raise CheckpointError(f"there is no run directory or checkpoint {path}")
+    return checkpoint_folder(path, chosen_step(path, step))
+
+
+def chosen_step(run: Path, step: int | None) -> int:
+    """`step`, or the last one a run directory has a checkpoint of; a `CheckpointError` where there is none."""
+    steps = checkpoint_steps(run)
     if not steps:
-        raise CheckpointError(f"{path} holds no checkpoint")
+        raise CheckpointError(f"{run} holds no checkpoint")
     if step is not None and step not in steps:
-        raise CheckpointError(f"{path} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    return checkpoint_folder(path, steps[-1] if step is None else step)
+        raise CheckpointError(f"{run} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    return steps[-1] if step is None else step
 
 
 def _fitting(config: GPT2Config, params: HostParams, path: Path) -> HostParams:

@@ -9,6 +9,7 @@ from gpt2spec.checkpoints.native import (
     TrainingState,
     checkpoint_folder,
     checkpoint_steps,
+    chosen_step,
     load_model,
     load_training,
     remove_checkpoint,
@@ -31,14 +32,9 @@ def restored_state(backend: Backend, config: GPT2Config, run: Path, seed: int, a
 
     A run that was stopped before its first checkpoint begins again.
     """
-    steps = checkpoint_steps(run)
-    if not steps and at is None:
+    if at is None and not checkpoint_steps(run):
         return fresh_state(backend, config, seed), 0
-    step = steps[-1] if at is None else at
-    if step not in steps:
-        raise CheckpointError(
-            f"{run} holds no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}"
-        )
+    step = chosen_step(run, at)
     saved, params, training = load_checkpoint(run, step)
     if saved != config:
         raise CheckpointError(
