@@ -21,6 +21,14 @@ from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map, tree_unflat
 API_VERSION = 1
 """Version of this contract. A plugin made for another is refused by name."""
 
+_CHECKPOINT_ORDER = [
+    *("wte", "wpe", "h", "ln_f"),
+    *("ln_1", "attn", "ln_2", "mlp"),
+    *("c_attn", "c_fc", "c_proj"),
+    *("weight", "bias"),
+]
+"""Parts of weights' names in the order of a checkpoint."""
+
 
 @dataclass(frozen=True)
 class BackendInfo:
@@ -143,10 +151,18 @@ class Backend(ABC):
         return params
 
     def dump_params(self, params: Tree) -> dict[str, np.ndarray]:
-        """The exact inverse of `load_params`, in checkpoint order."""
-        rest = {name: node for name, node in params.items() if name not in ("blocks", "ln_f")}
-        tree = {**rest, "h": self.ops.unstack_layers(params["blocks"]), "ln_f": params["ln_f"]}
-        return {".".join(path): self.to_numpy(leaf) for path, leaf in named_leaves(tree)}
+        """The exact inverse of `load_params`, in checkpoint order whatever the order of the dicts.
+
+        Some frameworks sort their keys.
+        """
+
+        def place(name: str) -> list[int]:
+            return [int(part) if part.isdigit() else _CHECKPOINT_ORDER.index(part) for part in name.split(".")]
+
+        tree = {name: node for name, node in params.items() if name != "blocks"}
+        tree["h"] = self.ops.unstack_layers(params["blocks"])
+        host = {".".join(path): self.to_numpy(leaf) for path, leaf in named_leaves(tree)}
+        return {name: host[name] for name in sorted(host, key=place)}
 
 
 def check_dtype(name: str, dtype: str, capabilities: Capabilities) -> None:

@@ -16,14 +16,6 @@ from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, c
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec_jax.ops import JaxOps
 
-CHECKPOINT_ORDER = [
-    *("wte", "wpe", "h", "ln_f"),
-    *("ln_1", "attn", "ln_2", "mlp"),
-    *("c_attn", "c_fc", "c_proj"),
-    *("weight", "bias"),
-]
-"""Parts of weights' names in the order of a checkpoint."""
-
 
 class JaxBackend(Backend):
     """JAX on one device; blocks are stacked."""
@@ -57,15 +49,6 @@ class JaxBackend(Backend):
     def to_numpy(self, x: Tensor) -> np.ndarray:
         """A copy on the host."""
         return np.array(x, np.float32 if x.dtype == jnp.bfloat16 else x.dtype)
-
-    def dump_params(self, params: Any) -> dict[str, np.ndarray]:
-        """In checkpoint order, which JAX does not keep: what a compiled function returns has sorted keys."""
-
-        def place(name: str) -> list[int]:
-            return [int(part) if part.isdigit() else CHECKPOINT_ORDER.index(part) for part in name.split(".")]
-
-        host = super().dump_params(params)
-        return {name: host[name] for name in sorted(host, key=place)}
 
     def synchronize(self) -> None:
         """Wait until a computation that is queued behind all others has finished."""
