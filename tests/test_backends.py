@@ -32,9 +32,9 @@ ADAMW = AdamW(epsilon=1e-3, weight_decay=0.1, decay="matrices", clip=1.0)
 EPSILON = 2.0**-23
 BFLOAT16_EPSILON = 2.0**-8
 
-NAMES = ("torch", "torch-eager", "jax", "tinygrad")
-FRAMEWORKS = {"torch-eager": "torch"}
-OPTIONS = {"torch-eager": {"compile": False}}
+NAMES = ("torch", "torch-step", "torch-eager", "jax", "tinygrad")
+FRAMEWORKS = {"torch-step": "torch", "torch-eager": "torch"}
+OPTIONS = {"torch-step": {"compile": "step"}, "torch-eager": {"compile": False}}
 
 
 # ---------------------------------------------------------------------- what is compared
@@ -135,7 +135,7 @@ def subject(request):
     return Subject(make(request.param))
 
 
-@pytest.fixture(scope="module", params=[name for name in NAMES if name != "torch"])
+@pytest.fixture(scope="module", params=[name for name in NAMES if name not in ("torch", "torch-step")])
 def eager(request):
     """Without compiled PyTorch: for what makes many small programs."""
     return Subject(make(request.param))
@@ -573,7 +573,7 @@ def test_rematerialised_blocks_give_the_same_gradients(reference):
 def test_mistakes_are_told_in_one_line(name):
     backend = make(name)
     create = importlib.import_module(f"gpt2spec_{name}.backend").create
-    flag = {"torch": "compile", "jax": "remat", "tinygrad": "jit"}[name]
+    flag = {"torch": "compile", "jax": "remat", "tinygrad": "compile"}[name]
     one_cpu = {"jax": "cpu:99", "torch": "cpu:99", "tinygrad": "cpu:x"}[name]  # tinygrad has as many as one likes
     for options, words in [
         ({"device": "abacus"}, ["abacus", backend.device.split(":")[0]]),

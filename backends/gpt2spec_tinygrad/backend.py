@@ -24,13 +24,13 @@ class TinygradBackend(Backend):
 
     name = "tinygrad"
 
-    def __init__(self, device: str, dtype: str, jit: bool) -> None:
+    def __init__(self, device: str, dtype: str, compile: bool) -> None:
         wide = device.split(":")[0] in ("CPU", "CUDA", "NV", "AMD")
         names = ("float32", "bfloat16", "float64") if wide else ("float32",)
-        self.capabilities = Capabilities(dtypes=names, compiled=jit, in_place=jit)
+        self.capabilities = Capabilities(dtypes=names, compiled=compile, in_place=compile)
         check_dtype(self.name, dtype, self.capabilities)
         self.device = device
-        self.captured = jit
+        self.compile = compile
         self.ops: TinygradOps = TinygradOps(dtype, device)
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
@@ -43,12 +43,12 @@ class TinygradBackend(Backend):
         return evaluate
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """One TinyJit per shape, unless `jit` is off."""
-        return compiled(function, updates=False) if self.captured else function
+        """One TinyJit per shape, unless `compile` is off."""
+        return compiled(function, updates=False) if self.compile else function
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
         """One TinyJit per shape, which assigns the new state to the buffers of the old one."""
-        return compiled(function, updates=True) if self.captured else function
+        return compiled(function, updates=True) if self.compile else function
 
     def dropout_key(self, seed: int, step: int) -> Key:
         """Two words for Threefry: a hash of both numbers."""
@@ -64,9 +64,9 @@ class TinygradBackend(Backend):
         Device[self.device].synchronize()  # type: ignore[no-untyped-call]
 
 
-def create(device: str | None = None, dtype: str = "float32", jit: bool | str = True) -> TinygradBackend:
+def create(device: str | None = None, dtype: str = "float32", compile: bool | str = True) -> TinygradBackend:
     """Make the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own."""
-    captured = check_flag("tinygrad", "jit", jit)
+    compile = check_flag("tinygrad", "compile", compile)
     if device is None and not DEV.device:  # DEV is the variable by which tinygrad is told a device
         device = [*_accelerators(), "CPU"][0]
     name = Device.canonicalize(device)
@@ -75,7 +75,7 @@ def create(device: str | None = None, dtype: str = "float32", jit: bool | str = 
     if not _works(name):
         known = ", ".join([*_accelerators(), "CPU"])
         raise BackendError(f"tinygrad has no device {device!r} here; there is {known}")
-    return TinygradBackend(name, dtype, captured)
+    return TinygradBackend(name, dtype, compile)
 
 
 def _accelerators() -> list[str]:

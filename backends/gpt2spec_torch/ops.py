@@ -1,6 +1,6 @@
 """The operations in PyTorch, with its fused kernels for attention, norms, losses and the optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec_torch.adamw import fused_adamw
 from gpt2spec_torch.head import head_cross_entropy
 
 
@@ -17,12 +18,14 @@ class TorchOps(TensorOps):
     Attributes:
         device: where tensors are made.
         in_place: `cache_write` may overwrite the cache: set while `jit_update` runs.
+        compile_blocks: `scan_blocks` compiles its block: set while a transform runs that does not compile itself.
     """
 
     def __init__(self, dtype: str, device: torch.device) -> None:
         super().__init__(dtype)
         self.device = device
         self.in_place = False
+        self.compile_blocks = False
 
     def asarray(self, values: Any, dtype: str) -> Tensor:
         """A copy; to CUDA it goes through pinned memory, so that the host need not wait."""
@@ -157,6 +160,12 @@ class TorchOps(TensorOps):
         position = start.reshape(-1, 1, 1, 1) + self.arange(q.shape[2]).reshape(1, 1, -1, 1)  # [B, 1, T, 1]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.arange(k.shape[2]) <= position)
 
+    def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
+        """The loop; one program serves every layer where blocks are compiled by themselves."""
+        if not self.compile_blocks:
+            return super().scan_blocks(block, x, *stacked)
+        return super().scan_blocks(lambda x, i, *trees: compiled_block(block, x, *trees), x, *stacked)
+
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
         """By indexing, and into the cache itself where its old content is not needed any more."""
         cache = cache if self.in_place else cache.clone()
@@ -197,39 +206,27 @@ class TorchOps(TensorOps):
         beta2: float,
         epsilon: float,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """PyTorch's fused AdamW, in place. Compiled, the definition becomes one loop a tensor by itself."""
-        if torch.compiler.is_compiling():
-            return super().adamw_update(
-                params,
-                grads,
-                m,
-                v,
-                decay,
-                scale=scale,
-                lr=lr,
-                update=update,
-                correction1=correction1,
-                correction2=correction2,
-                beta1=beta1,
-                beta2=beta2,
-                epsilon=epsilon,
-            )
+        """PyTorch's fused AdamW, in place: see `adamw`."""
+        inverse = 1.0 / scale if isinstance(scale, torch.Tensor) else None
         for rate in dict.fromkeys(decay):
             group = [i for i, own in enumerate(decay) if own == rate]
-            torch._fused_adamw_(
+            fused_adamw(
                 [params[i] for i in group],
                 [grads[i] for i in group],
                 [m[i] for i in group],
                 [v[i] for i in group],
-                max_exp_avg_sqs=[],
-                state_steps=[update.float()] * len(group),
+                inverse_scale=inverse,
                 lr=lr,
+                update=update,
                 beta1=beta1,
                 beta2=beta2,
-                weight_decay=rate,
-                eps=epsilon,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=1.0 / scale if isinstance(scale, torch.Tensor) else None,
+                decay=rate,
+                epsilon=epsilon,
             )
         return params, m, v
+
+
+@torch.compile(fullgraph=True, dynamic=False)
+def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any) -> tuple[Any, ...]:
+    """`block` at one layer. Only `fold_in` could ask which, and a generator does not."""
+    return block(x, 0, *trees)

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
+
 NAME = "generate"
 HELP = "continue a prompt with a trained model"
 
@@ -17,22 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that together reach P")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another sample (default: 0)")
-    parser.add_argument("--backend", default="numpy", metavar="NAME", help="who computes (default: numpy)")
-    parser.add_argument("--device", metavar="NAME", help="in the backend's own words")
-    parser.add_argument("--dtype", default="float32", help="what to compute in (default: float32)")
+    add_backend_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the prompt and its continuation."""
     from gpt2spec.checkpoints.native import find_checkpoint, load_model, load_progress
     from gpt2spec.decoding.loop import generate
-    from gpt2spec.plugins import load_backend
     from gpt2spec.tokenizer import tokenizer_with_id
 
     checkpoint = find_checkpoint(args.checkpoint, args.step)
     config, params = load_model(checkpoint)
     tokenizer = tokenizer_with_id(load_progress(checkpoint).get("tokenizer", "unknown"))
-    backend = load_backend(args.backend, device=args.device, dtype=args.dtype)
+    backend = backend_from(args)
     prompt = tokenizer.encode(args.prompt) or [tokenizer.end_of_text]
     room = max(1, min(64, config.n_ctx - len(prompt)))
     generation = generate(

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpt2spec.cli.backend_arguments import add_backend_arguments
+
 NAME = "train"
 HELP = "train a GPT-2 on a text"
 
@@ -67,10 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     optimizer.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's for this width)")
     optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up (default: the recipe's)")
 
-    backend = parser.add_argument_group("the backend")
-    backend.add_argument("--backend", metavar="NAME", help="`gpt2spec backends` lists them (default: numpy)")
-    backend.add_argument("--device", metavar="NAME", help="in the backend's own words")
-    backend.add_argument("--dtype", metavar="NAME", help="float32 (default), or bfloat16 or float64 where there is it")
+    add_backend_arguments(parser.add_argument_group("the backend"))
     parser.add_argument(
         "--set",
         action="append",
