@@ -11,20 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 512
-"""Rows of logits in memory at a time: 98 MiB in float32 with GPT-2's vocabulary."""
+CHUNK = 100 * 2**20
+"""Bytes of logits in memory at a time, in the compute dtype."""
 CUDA_ALIGNMENT = 64
 """On CUDA the vocabulary is padded to a multiple of this: 50257 is odd, and tensor cores like it even."""
 
 
-def head_cross_entropy(x: Tensor, wte: Tensor, targets: Tensor, reduce_dtype: torch.dtype) -> Tensor:
-    """[N, D], [V, D] and [N] -> []: the mean of -log softmax(x wte^T)[target], in `reduce_dtype`."""
+def head_cross_entropy(x: Tensor, wte: Tensor, targets: Tensor, reduce_dtype: torch.dtype, compile: bool) -> Tensor:
+    """[N, D], [V, D] and [N] -> []: the mean of -log softmax(x wte^T)[target], in `reduce_dtype`.
+
+    With `compile`, what is done to a chunk of logits is one loop over them.
+    """
     padded = F.pad(wte, (0, 0, 0, -wte.shape[0] % CUDA_ALIGNMENT)) if wte.is_cuda else wte
     if torch.is_grad_enabled():
-        return _HeadCrossEntropy.apply(x, padded, targets, wte.shape[0], reduce_dtype)  # type: ignore[no-untyped-call]
+        return _HeadCrossEntropy.apply(x, padded, targets, wte.shape[0], reduce_dtype, compile)  # type: ignore[no-untyped-call]
     total = torch.zeros((), dtype=reduce_dtype, device=x.device)
-    for rows in _chunks(x.shape[0]):
-        total = total + _chunk_loss(x[rows], padded, targets[rows], wte.shape[0], reduce_dtype)[0]
+    for rows in _chunks(x, padded):
+        log_probabilities = _log_probabilities((x[rows] @ padded.T)[:, : wte.shape[0]], reduce_dtype)
+        total = total - log_probabilities.gather(1, targets[rows, None]).sum()
     return total / x.shape[0]
 
 
@@ -32,13 +36,15 @@ class _HeadCrossEntropy(torch.autograd.Function):
     """Saves the gradients of the summed losses; the backward pass scales them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, wte: Tensor, targets: Tensor, n_vocab: int, reduce_dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, wte: Tensor, targets: Tensor, n_vocab: int, reduce_dtype: torch.dtype, compile: bool
+    ) -> Tensor:
         total = torch.zeros((), dtype=reduce_dtype, device=x.device)
         dx, dwte = [], None
-        for rows in _chunks(x.shape[0]):
-            loss, log_probabilities = _chunk_loss(x[rows], wte, targets[rows], n_vocab, reduce_dtype)
+        loss_and_gradient = _compiled_loss_and_gradient if compile else _loss_and_gradient
+        for rows in _chunks(x, wte):
+            loss, dlogits = loss_and_gradient((x[rows] @ wte.T)[:, :n_vocab], targets[rows], reduce_dtype)
             total = total + loss
-            dlogits = _softmax_minus_one_hot(log_probabilities, targets[rows]).to(x.dtype)  # [n, V]
             dlogits = F.pad(dlogits, (0, wte.shape[0] - n_vocab)) if n_vocab < wte.shape[0] else dlogits
             dx.append(dlogits @ wte)
             dwte = _add_product(dwte, dlogits.T, x[rows], reduce_dtype)  # [V, D]
@@ -47,32 +53,37 @@ class _HeadCrossEntropy(torch.autograd.Function):
         return total / x.shape[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         dx, dwte = ctx.saved_tensors
         scale = gradient / dx.shape[0]
         if torch.compiler.is_compiling():
-            return scale * dx, scale * dwte, None, None, None
-        return dx.mul_(scale), dwte.mul_(scale), None, None, None
+            return scale * dx, scale * dwte, None, None, None, None
+        return dx.mul_(scale), dwte.mul_(scale), None, None, None, None
 
 
-def _chunks(rows: int) -> Iterator[slice]:
-    return (slice(i, min(i + CHUNK, rows)) for i in range(0, rows, CHUNK))
+def _chunks(x: Tensor, wte: Tensor) -> Iterator[slice]:
+    rows, step = x.shape[0], max(1, CHUNK // (wte.shape[0] * wte.element_size()))
+    return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
-def _chunk_loss(x: Tensor, wte: Tensor, targets: Tensor, n_vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of some rows, and all their log-probabilities [n, V]."""
-    logits = (x @ wte.T)[:, :n_vocab]
-    log_probabilities = torch.log_softmax(logits.to(dtype), -1)
-    return -log_probabilities.gather(1, targets[:, None]).sum(), log_probabilities
+def _log_probabilities(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.log_softmax(logits.to(dtype), -1)
 
 
-def _softmax_minus_one_hot(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of the summed losses by the logits, [n, V]; may overwrite its argument."""
+def _loss_and_gradient(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The sum of some rows' losses, and its gradient by their logits: softmax - one-hot, [n, V]."""
+    log_probabilities = _log_probabilities(logits, dtype)
+    loss = -log_probabilities.gather(1, targets[:, None]).sum()
     if torch.compiler.is_compiling():  # one loop over everything
-        columns = torch.arange(log_probabilities.shape[1], device=targets.device)
-        return torch.exp(log_probabilities) - (columns == targets[:, None]).to(log_probabilities.dtype)
-    ones = torch.ones_like(targets[:, None], dtype=log_probabilities.dtype)
-    return log_probabilities.exp_().scatter_add_(1, targets[:, None], -ones)
+        columns = torch.arange(logits.shape[1], device=targets.device)
+        gradient = torch.exp(log_probabilities) - (columns == targets[:, None]).to(dtype)
+    else:
+        ones = torch.ones_like(targets[:, None], dtype=dtype)
+        gradient = log_probabilities.exp_().scatter_add_(1, targets[:, None], -ones)
+    return loss, gradient.to(logits.dtype)
+
+
+_compiled_loss_and_gradient = torch.compile(_loss_and_gradient, fullgraph=True, dynamic=False)
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -81,4 +92,7 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype)
         return a @ b
     if a.dtype == total.dtype == dtype:
         return torch.addmm(total, a, b) if torch.compiler.is_compiling() else total.addmm_(a, b)
-    return total.to(dtype) + a @ b
+    product = a @ b
+    if total.dtype == dtype and not torch.compiler.is_compiling():
+        return total.add_(product)
+    return total.to(dtype) + product

@@ -18,7 +18,7 @@ class TorchOps(TensorOps):
     Attributes:
         device: where tensors are made.
         in_place: `cache_write` may overwrite the cache: set while `jit_update` runs.
-        compile_blocks: `scan_blocks` compiles its block: set while a transform runs that does not compile itself.
+        compile_blocks: `scan_blocks` compiles its block, the head its loss: set while a transform runs that does not compile itself.
     """
 
     def __init__(self, dtype: str, device: torch.device) -> None:
@@ -183,7 +183,8 @@ class TorchOps(TensorOps):
     def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
         """Some rows at a time: see `head`."""
         dtype = getattr(torch, self.reduce_dtype)
-        return head_cross_entropy(x.reshape(-1, x.shape[-1]), wte, targets.reshape(-1).long(), dtype)
+        targets = targets.reshape(-1).long()
+        return head_cross_entropy(x.reshape(-1, x.shape[-1]), wte, targets, dtype, self.compile_blocks)
 
     def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:  # noqa: D102
         norms = torch._foreach_norm([self.astype(x, self.reduce_dtype) for x in tensors])
