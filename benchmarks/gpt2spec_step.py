@@ -7,12 +7,6 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
 
 
-def random_batch(config: GPT2Config, rows: int, positions: int) -> list[np.ndarray]:
-    """Tokens and targets, each [rows, positions]."""
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, positions + 1))
-    return [tokens[:, :-1].copy(), tokens[:, 1:].copy()]
-
-
 class Gpt2specStep:
     """What the hand-written steps beside this do: AdamW with decay 0.01 on everything, no clipping."""
 
@@ -28,4 +22,4 @@ class Gpt2specStep:
         self.step += 1
         scalars = {n: self.backend.put(np.float64(x)) for n, x in update_scalars(self.adamw, 1e-4, self.step).items()}
         self.state, metrics = self.update(self.state, *self.batch, scalars, None)
-        return float(metrics["loss"])
+        return float(self.backend.to_numpy(metrics["loss"]))

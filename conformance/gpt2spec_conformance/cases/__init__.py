@@ -1,0 +1,13 @@
+"""Every case of the suite, in the order in which they are put: what explains most comes first."""
+
+from functools import cache
+
+from gpt2spec_conformance.case import LEVELS, Case
+from gpt2spec_conformance.cases import decode, gradient, model, train
+
+
+@cache
+def all_cases() -> tuple[Case, ...]:
+    """The cases by level, and within a level as their modules list them."""
+    found = [case for module in (model, gradient, train, decode) for case in module.cases()]
+    return tuple(sorted(found, key=lambda case: LEVELS.index(case.level)))

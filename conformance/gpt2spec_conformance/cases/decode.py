@@ -1,0 +1,123 @@
+"""Cached decoding against the whole pass, filters, and generation."""
+
+import numpy as np
+
+from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.cases.common import L2, token_batch
+from gpt2spec_conformance.subject import GenerateOptions, Subject
+from gpt2spec_conformance.weights import weight_set
+
+ONE_BY_ONE = (1,) * 16
+PREFILL = (9, 1, 1, 1, 1, 1, 1, 1)
+PIECES = (3, 5, 1, 7)
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [
+        *(
+            Case(
+                f"decode.cache.{name}",
+                "decode",
+                "cached_logits",
+                f"logits through the cache, {words}, are those of the whole pass",
+                lambda subject, lengths=lengths, widths=widths: cached(subject, lengths, widths),
+            )
+            for name, words, lengths, widths in [
+                ("steps", "token by token to the end of the context", (16, 16), ONE_BY_ONE),
+                ("prefill", "a prompt in one pass and then token by token", (16, 16), PREFILL),
+                ("pieces", "in pieces of several tokens", (16, 16), PIECES),
+                ("ragged", "rows of different lengths", (16, 9), PREFILL),
+            ]
+        ),
+        *(
+            Case(
+                f"decode.filter.{name}",
+                "decode",
+                "token_probabilities",
+                words,
+                lambda subject, scores=scores, options=options: {
+                    "probabilities": np.asarray(subject.token_probabilities(np.array(scores), *options), np.float64)
+                },
+                metric="whole",
+                truth=lambda answer, right=right: {"probabilities": np.array(right) / np.sum(right)},
+            )
+            for name, words, scores, options, right in FILTERS
+        ),
+        Case("decode.generate.greedy", "decode", "generate", "greedy continuations", greedy, metric="exact"),
+        Case(
+            "decode.generate.sampled",
+            "decode",
+            "generate",
+            "the same seed gives the same tokens: one uniform number a token, inverse CDF, a stream for each prompt",
+            lambda subject: sampled(subject),
+            metric="exact",
+        ),
+        Case(
+            "decode.generate.alone",
+            "decode",
+            "generate",
+            "a prompt's continuation does not depend on what else is in the batch",
+            alone,
+            metric="exact",
+            truth=lambda answer: {"batched": answer["alone"]},
+        ),
+    ]
+
+
+_P = np.log([0.5, 0.3, 0.15, 0.05]).tolist()
+FILTERS = [
+    ("top-p.crossing", "top-p keeps the token that crosses p", _P, (1.0, None, 0.9), [0.5, 0.3, 0.15, 0]),
+    ("top-p.zero", "top-p of 0 keeps the likeliest token", _P, (1.0, None, 0.0), [1, 0, 0, 0]),
+    ("top-p.one", "top-p of 1 keeps everything", _P, (1.0, None, 1.0), [0.5, 0.3, 0.15, 0.05]),
+    ("top-k.two", "top-k keeps k tokens", _P, (1.0, 2, None), [0.5, 0.3, 0, 0]),
+    ("top-k.ties", "of equal tokens the lowest ids are kept, k in all", [1.0, 1.0, 1.0, 0.0], (1.0, 2, None), [1, 1, 0, 0]),
+    ("top-k.more", "a k beyond the vocabulary keeps everything", _P, (1.0, 9, None), [0.5, 0.3, 0.15, 0.05]),
+    ("temperature", "logits are divided by the temperature", _P, (0.5, None, None), [0.25, 0.09, 0.0225, 0.0025]),
+    ("order", "temperature comes before top-p", _P, (2.0, None, 0.8), np.sqrt([0.5, 0.3, 0.15, 0]).tolist()),
+    ("both", "top-p counts the mass that top-k left", _P, (1.0, 2, 0.62), [0.5, 0, 0, 0]),
+]
+
+
+def cached(subject: Subject, lengths: tuple[int, ...], widths: tuple[int, ...]) -> Answer:
+    """Logits of a full pass for the oracle, and through the cache for everyone else: the same question."""
+    tokens = token_batch(L2)[:, :-1].copy()
+    params = weight_set("probe", L2)
+    for row, length in enumerate(lengths):
+        tokens[row, length:] = 0
+    if subject.name == "oracle":
+        logits = np.array(subject.logits(L2, params, tokens))
+        for row, length in enumerate(lengths):
+            logits[row, length:] = 0.0
+    else:
+        logits = np.asarray(subject.cached_logits(L2, params, tokens, lengths, widths), np.float64)
+    return {"logits": logits}
+
+
+PROMPTS = [[5, 9, 5], [17], [40, 2, 33, 8, 1, 60]]
+
+
+def greedy(subject: Subject) -> Answer:
+    """Eight tokens after each prompt. The oracle's best and second-best logits are never close here."""
+    return _tokens(subject.generate(L2, weight_set("probe", L2), PROMPTS, GenerateOptions()))
+
+
+def sampled(subject: Subject) -> Answer:
+    """Eight tokens after each prompt, by temperature, top-k and top-p."""
+    options = GenerateOptions(temperature=0.9, top_k=20, top_p=0.95, seed=4)
+    return _tokens(subject.generate(L2, weight_set("probe", L2), PROMPTS, options))
+
+
+def alone(subject: Subject) -> Answer:
+    """The longest prompt by itself and with the others."""
+    params = weight_set("probe", L2)
+    options = GenerateOptions(temperature=0.0)
+    prompts = [PROMPTS[2], PROMPTS[0], PROMPTS[1]]
+    return {
+        "alone": np.array(subject.generate(L2, params, prompts[:1], options)[0]),
+        "batched": np.array(subject.generate(L2, params, prompts, options)[0]),
+    }
+
+
+def _tokens(rows: list[list[int]]) -> Answer:
+    return {f"prompt {i}": np.array(row) for i, row in enumerate(rows)}

@@ -1,0 +1,90 @@
+"""The loss, and its gradient by every weight."""
+
+import numpy as np
+
+from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.cases.common import L2, MODELS, tokens_and_targets
+from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    found = []
+    for weights in WEIGHT_SETS:
+        found.append(
+            Case(
+                f"loss.mean.{weights}.L2",
+                "gradient",
+                "loss",
+                f"mean cross entropy of the next token, {weights} weights",
+                lambda subject, weights=weights: loss(subject, weights),
+                metric="whole",
+            )
+        )
+        for size in MODELS:
+            found.append(
+                Case(
+                    f"gradient.weights.{weights}.{size}",
+                    "gradient",
+                    "loss_and_gradients",
+                    f"the gradient by every weight, {weights} weights; queries, keys and values by themselves",
+                    lambda subject, weights=weights, size=size: gradients(subject, weights, size),
+                    metric="gradients",
+                )
+            )
+    return [
+        *found,
+        Case(
+            "loss.same.probe.L2",
+            "gradient",
+            "loss_and_gradients",
+            "the loss that comes with gradients is the loss",
+            lambda subject: {"loss": np.array([_loss_and_gradients(subject, "probe", "L2")[0]])},
+            metric="whole",
+        ),
+        Case(
+            "gradient.direction.probe.L2",
+            "gradient",
+            "loss_and_gradients",
+            "the gradient along a random direction is how the float64 oracle's loss changes along it",
+            directional,
+            metric="whole",
+            truth=lambda answer: {"slope": answer["difference"]},
+        ),
+    ]
+
+
+def loss(subject: Subject, weights: str) -> Answer:
+    """One number."""
+    return {"loss": np.array([subject.loss(L2, weight_set(weights, L2), *tokens_and_targets(L2))])}
+
+
+def gradients(subject: Subject, weights: str, size: str) -> Answer:
+    """Every weight's."""
+    return dict(_loss_and_gradients(subject, weights, size)[1])
+
+
+def directional(subject: Subject) -> Answer:
+    """A derivative by central differences of the oracle, and the subject's gradient in the same direction."""
+    from gpt2spec_conformance.runner import oracle
+
+    params = weight_set("probe", L2)
+    direction = {name: x.astype(np.float64) for name, x in weight_set("probe", L2, seed=5).items()}
+    _, gradient = _loss_and_gradients(subject, "probe", "L2")
+    step = 1e-6
+    low, high = (
+        oracle().loss(L2, {n: x.astype(np.float64) + sign * step * direction[n] for n, x in params.items()}, *_batch())
+        for sign in (-1, 1)
+    )
+    slope = sum(float(np.sum(np.asarray(gradient[name], np.float64) * direction[name])) for name in params)
+    return {"slope": np.array([slope]), "difference": np.array([(high - low) / (2 * step)])}
+
+
+def _batch() -> tuple[np.ndarray, ...]:
+    return tokens_and_targets(L2)
+
+
+def _loss_and_gradients(subject: Subject, weights: str, size: str) -> tuple[float, dict[str, np.ndarray]]:
+    config = MODELS[size]
+    return subject.loss_and_gradients(config, weight_set(weights, config), *tokens_and_targets(config))

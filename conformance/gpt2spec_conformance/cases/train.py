@@ -1,0 +1,161 @@
+"""AdamW on given gradients, the schedule, a short training, and fresh weights."""
+
+import math
+
+import numpy as np
+
+from gpt2spec.optimizer import AdamW, WarmupCosine
+from gpt2spec.parameters import HostParams, weight_table
+from gpt2spec.random import generator
+from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.cases.common import L1, L2, token_batch
+from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.weights import weight_set
+
+SCALES = (1e-14, 1e-9, 1e-4, 1.0, 1e2)
+"""Sizes of synthetic gradients: below, around and above every epsilon."""
+UPDATES = 3
+BRIEF = AdamW()
+DECAY = 0.3
+"""A decay that shows beside the updates."""
+INITIAL = L2.replace(n_layer=6, n_head=4, n_embd=64, n_ctx=64, vocab_size=257)
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [
+        *(
+            Case(
+                f"optimizer.adamw.{scale:.0e}",
+                "train",
+                "adamw_steps",
+                f"three updates by gradients around {scale:g}: moments, bias correction, epsilon, decay",
+                lambda subject, scale=scale: adamw(subject, BRIEF, scale),
+                metric="whole",
+            )
+            for scale in SCALES
+        ),
+        Case(
+            "optimizer.decay.all",
+            "train",
+            "adamw_steps",
+            "decay reaches every weight, times the learning rate, beside the update and not within the gradient",
+            lambda subject: adamw(subject, AdamW(weight_decay=DECAY), 1e-2, rate=0.1),
+            metric="whole",
+        ),
+        Case(
+            "optimizer.decay.matrices",
+            "train",
+            "adamw_steps",
+            "decay of matrices only: embeddings and projections, not biases and layer norms",
+            lambda subject: adamw(subject, AdamW(weight_decay=DECAY, decay="matrices"), 1e-2, rate=0.1),
+            metric="whole",
+        ),
+        Case(
+            "optimizer.clip.active",
+            "train",
+            "adamw_steps",
+            "gradients beyond the global norm are scaled to it, all by one factor",
+            lambda subject: adamw(subject, AdamW(clip=0.7, epsilon=1e-2), 0.1),
+            metric="whole",
+        ),
+        Case(
+            "optimizer.clip.inactive",
+            "train",
+            "adamw_steps",
+            "gradients within the norm are left as they are",
+            lambda subject: adamw(subject, AdamW(clip=1e3, epsilon=1e-2), 0.1),
+            metric="whole",
+        ),
+        Case(
+            "schedule.warmup-cosine.brief",
+            "train",
+            "learning_rates",
+            "a line from peak / warm-up to the peak, then half a cosine to zero",
+            lambda s: {"rates": np.array(s.learning_rates(WarmupCosine(2.5e-4, 10, 100), [1, 5, 9, 10, 11, 50, 99, 100, 120]))},
+            metric="whole",
+        ),
+        Case(
+            "schedule.warmup-cosine.floor",
+            "train",
+            "learning_rates",
+            "to a tenth of the peak where that is asked for",
+            lambda s: {"rates": np.array(s.learning_rates(WarmupCosine(1.0, 10, 100, 0.1), [1, 10, 50, 100, 120]))},
+            metric="whole",
+        ),
+        Case(
+            "training.losses.init.L2",
+            "train",
+            "train_losses",
+            "the losses of twelve steps from fresh weights",
+            training,
+            metric="whole",
+        ),
+        Case(
+            "initial.statistics.brief",
+            "train",
+            "initial_parameters",
+            "standard deviations, means and shapes of fresh weights, normal and not uniform; biases exactly zero",
+            initial_statistics,
+            metric="exact",
+            truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
+        ),
+    ]
+
+
+def synthetic(scale: float, update: int) -> HostParams:
+    """Normal gradients of one size, zero here and there."""
+
+    def draw(row: int, shape: tuple[int, ...]) -> np.ndarray:
+        r = generator(3, "conformance-gradients", update * 1000 + row)
+        values = r.standard_normal(shape) * scale
+        return np.where(r.random(shape) < 0.05, 0.0, values).astype(np.float32)
+
+    return {weight.name: draw(row, weight.shape) for row, weight in enumerate(weight_table(L1))}
+
+
+def adamw(subject: Subject, settings: AdamW, scale: float, rate: float = 1e-2) -> Answer:
+    """How far each weight has moved after each update, in units of the learning rate.
+
+    Weights begin at zero, so that the smallest move is seen, unless it is the decay that is looked at.
+    """
+    probe = weight_set("probe", L1)
+    before = probe if settings.weight_decay == DECAY else {name: np.zeros_like(x) for name, x in probe.items()}
+    gradients = [synthetic(scale, update) for update in range(UPDATES)]
+    after = subject.adamw_steps(settings, before, gradients, [rate, rate / 2, rate])
+    return {
+        f"update {update} {name}": (np.asarray(found[name], np.float64) - before[name]) / rate
+        for update, found in enumerate(after, 1)
+        for name in before
+    }
+
+
+def training(subject: Subject) -> Answer:
+    """Twelve losses."""
+    batches = np.stack([token_batch(L2, stream=i) for i in range(12)])
+    batches = np.stack([batches[:, :, :-1], batches[:, :, 1:]], 1)  # [steps, 2, B, T]
+    losses = subject.train_losses(L2, weight_set("init", L2), batches, AdamW(epsilon=1e-4, clip=1.0), 1e-2)
+    return {"losses": np.asarray(losses)}
+
+
+def initial_statistics(subject: Subject) -> Answer:
+    """1 for each weight whose statistics are within five standard errors of what they should be."""
+    params = subject.initial_parameters(INITIAL, 3)
+    return {weight.name: np.array([_as_specified(weight, params)]) for weight in weight_table(INITIAL)}
+
+
+def _as_specified(weight: object, params: HostParams) -> float:
+    x = np.asarray(params[weight.name], np.float64)  # type: ignore[attr-defined]
+    shape, mean, std = weight.shape, weight.mean, weight.std  # type: ignore[attr-defined]
+    if x.shape != shape:
+        return 0.0
+    if std == 0:
+        return float((x == mean).all())
+    n = x.size
+    kurtosis = float(np.mean(((x - x.mean()) / x.std()) ** 4))  # 3 for a normal distribution, 1.8 for a uniform one
+    checks = [
+        abs(x.mean() - mean) < 5 * std / math.sqrt(n),
+        abs(x.std() / std - 1) < 5 / math.sqrt(2 * n),
+        abs(kurtosis - 3) < 5 * math.sqrt(24 / n),
+    ]
+    return float(all(checks))

@@ -1,0 +1,87 @@
+"""What a mutant is, and how a right backend is made wrong.
+
+A mutant replaces functions: operations of the backend, functions of the core, transforms, or the subject's own
+methods. A replacement is called as `replacement(original, *arguments)`, `original` being what it replaces (for
+methods already bound), so that it may call it, and so that mutants compose: the last one is outermost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from gpt2spec.backend import Backend
+from gpt2spec_conformance.subject import OPERATIONS, BackendSubject
+
+Replacements = Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One classic mistake.
+
+    Attributes:
+        name: such as "gelu-erf".
+        summary: what the mistaken implementation does.
+        spec: what the specification says, and where.
+        killed_by: id of the case that must fail, by an assertion.
+        ops: replacements of methods of `TensorOps`; called `replacement(original, ops, *arguments)`.
+        core: replacements of functions of the core, by "module.name" where they are looked up.
+        backend: replacements of methods of `Backend`; called `replacement(original, backend, *arguments)`.
+        subject: replacements of methods of `Subject`; called `replacement(original, *arguments)`.
+        right: this is no mistake: every case must pass.
+    """
+
+    name: str
+    summary: str
+    spec: str
+    killed_by: str = ""
+    ops: Replacements = field(default_factory=dict)
+    core: Replacements = field(default_factory=dict)
+    backend: Replacements = field(default_factory=dict)
+    subject: Replacements = field(default_factory=dict)
+    right: bool = False
+
+
+class MutatedSubject(BackendSubject):
+    """A backend with one mistake or several. The backend must be one that nothing else uses."""
+
+    def __init__(self, backend: Backend, mutants: Sequence[Mutant]) -> None:
+        super().__init__(backend, f"{backend.name} with {' and '.join(mutant.name for mutant in mutants)}")
+        self.mutants = tuple(mutants)
+        for mutant in mutants:
+            for owner, replacements in ((backend.ops, mutant.ops), (backend, mutant.backend)):
+                for name, replacement in replacements.items():
+                    setattr(owner, name, functools.partial(replacement, getattr(owner, name), owner))
+        for name in OPERATIONS:
+            if name != "backend":
+                setattr(self, name, self._within(getattr(self, name)))
+        for mutant in mutants:
+            for name, replacement in mutant.subject.items():
+                setattr(self, name, functools.partial(replacement, getattr(self, name)))
+
+    def _within(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def run(*args: Any) -> Any:
+            with mutated_core(self.mutants):
+                return method(*args)
+
+        return run
+
+
+@contextlib.contextmanager
+def mutated_core(mutants: Sequence[Mutant]) -> Iterator[None]:
+    """The core with its functions replaced, for as long as this is entered."""
+    with contextlib.ExitStack() as stack:
+        for mutant in mutants:
+            for path, replacement in mutant.core.items():
+                module_name, _, name = path.rpartition(".")
+                module = importlib.import_module(module_name)
+                wrapped = functools.partial(replacement, getattr(module, name))
+                stack.enter_context(mock.patch.object(module, name, wrapped))
+        yield

@@ -1,0 +1,99 @@
+"""Put the cases to a subject and judge its answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from gpt2spec.plugins import load_backend
+from gpt2spec_conformance.case import Answer, Case, Level, Nonconformance
+from gpt2spec_conformance.judge import Part, budget, compare
+from gpt2spec_conformance.subject import BackendSubject, Subject
+
+Status = Literal["passed", "failed", "error", "unsupported"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a case.
+
+    Attributes:
+        id: the case's.
+        level: the case's.
+        status: "failed" is a wrong answer, "error" a crash, "unsupported" a subject without the operation.
+        error: of the worst part, in epsilons; None where the case judges by itself or did not get to an answer.
+        budget: what was allowed.
+        parts: the parts of the answer, the worst first.
+        message: what is wrong, in words; empty for a passed case.
+        seconds: how long the subject took.
+        answer: what the subject said, for the diagnosis.
+    """
+
+    id: str
+    level: Level
+    status: Status
+    error: float | None = None
+    budget: float | None = None
+    parts: tuple[Part, ...] = ()
+    message: str = ""
+    seconds: float = 0.0
+    answer: Answer | None = field(default=None, repr=False, compare=False)
+
+
+@lru_cache(maxsize=1)
+def oracle() -> Subject:
+    """The definitions themselves, in NumPy and float64."""
+    return BackendSubject(load_backend("numpy", dtype="float64", mode="reference"), "oracle")
+
+
+@lru_cache(maxsize=None)
+def right_answer(case: Case) -> Answer:
+    """The oracle's answer."""
+    return case.ask(oracle())
+
+
+def run_case(case: Case, subject: Subject) -> Result:
+    """Put one case to a subject."""
+    if not subject.supports(case.operation):
+        return Result(case.id, case.level, "unsupported", message=f"no {case.operation}")
+    start = time.perf_counter()
+    found: Answer | None = None
+    try:
+        found = case.ask(subject)
+        seconds = time.perf_counter() - start
+        expected = case.truth(found) if case.truth else right_answer(case)
+        found = {name: np.asarray(found[name]) for name in found if name in expected or not case.truth}
+        parts = tuple(compare(found, expected, case.metric, subject.dtype))
+        allowed = budget(case, subject.dtype)
+    except Nonconformance as wrong:
+        return Result(case.id, case.level, "failed", message=str(wrong), seconds=time.perf_counter() - start, answer=found)
+    except Exception as crash:
+        message = f"{type(crash).__name__}: {crash}".strip().splitlines()[0]
+        return Result(case.id, case.level, "error", message=message, seconds=time.perf_counter() - start)
+    worst = parts[0]
+    passed = worst.error <= allowed
+    message = "" if passed else describe(worst, allowed)
+    status: Status = "passed" if passed else "failed"
+    return Result(case.id, case.level, status, worst.error, allowed, parts, message, seconds, found)
+
+
+def describe(part: Part, allowed: float) -> str:
+    """One line about a wrong part."""
+    where = f"{part.name}[{', '.join(map(str, part.index))}]"
+    if allowed == 0.0:
+        return f"{where} is {part.found:.7g}; it must be {part.expected:.7g}"
+    return f"{part.name} is off by {part.error:.3g} epsilons ({allowed:.3g} allowed); {where} is {part.found:.7g}, not {part.expected:.7g}"
+
+
+def run_cases(
+    cases: Iterable[Case], subject: Subject, progress: Callable[[Case], None] = lambda case: None
+) -> Iterator[Result]:
+    """The results one by one; `progress` is called before each case."""
+    for case in cases:
+        progress(case)
+        yield run_case(case, subject)

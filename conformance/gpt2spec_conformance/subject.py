@@ -1,0 +1,289 @@
+"""What the suite speaks to: anything that claims to be GPT-2, through as many of these methods as it has.
+
+A backend is a subject through the core's model (`BackendSubject`). Somebody's own class is one through a small
+subclass of `Subject` with the methods it can offer. All arrays are NumPy's; weights have the names and shapes of
+`gpt2spec.parameters`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2spec import api
+from gpt2spec.backend import Backend
+from gpt2spec.config import GPT2Config
+from gpt2spec.decoding import loop, sampling
+from gpt2spec.errors import ConfigError
+from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
+from gpt2spec.optimizer import AdamW, WarmupCosine, apply_gradients, initial_state, train_step, update_scalars
+from gpt2spec.parameters import HostParams, initial_parameters
+
+OPERATIONS = (
+    "logits",
+    "taps",
+    "loss",
+    "loss_and_gradients",
+    "adamw_steps",
+    "learning_rates",
+    "train_losses",
+    "initial_parameters",
+    "cached_logits",
+    "token_probabilities",
+    "generate",
+    "backend",
+)
+"""What a case may ask for; "backend" means the tensor operations and transforms themselves."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How `Subject.generate` is to choose tokens."""
+
+    max_new_tokens: int = 8
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+
+class Subject:
+    """An implementation of GPT-2 to be judged. Override what it has; the rest is reported as unsupported.
+
+    Attributes:
+        name: what reports call it.
+        dtype: what it computes in: errors are measured in this dtype's epsilon.
+        backend: the backend, where the subject is one.
+    """
+
+    name: str = "subject"
+    dtype: str = "float32"
+    backend: Backend | None = None
+
+    def supports(self, operation: str) -> bool:
+        """Whether the subject has an operation of `OPERATIONS`."""
+        if operation == "backend":
+            return self.backend is not None
+        return getattr(type(self), operation) is not getattr(Subject, operation)
+
+    # ------------------------------------------------------------------ level inference
+
+    def logits(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> np.ndarray:
+        """Tokens [B, T] -> [B, T, V], without dropout."""
+        raise NotImplementedError
+
+    def taps(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """`h.0.attn`, `h.0.mlp` and `h.0.residual` (the stream after block 0) and so on, each [B, T, D]."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ level gradient
+
+    def loss(self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray) -> float:
+        """Mean cross entropy in nats of `targets` [B, T] after `tokens` [B, T]."""
+        return self.loss_and_gradients(config, params, tokens, targets)[0]
+
+    def loss_and_gradients(
+        self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray
+    ) -> tuple[float, HostParams]:
+        """The loss and its gradient by every weight."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ level train
+
+    def adamw_steps(
+        self, adamw: AdamW, params: HostParams, gradients: Sequence[HostParams], rates: Sequence[float]
+    ) -> list[HostParams]:
+        """The weights after each update by given gradients, the moments starting at zero."""
+        raise NotImplementedError
+
+    def learning_rates(self, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:
+        """The learning rates of some updates, counted from 1."""
+        raise NotImplementedError
+
+    def train_losses(
+        self, config: GPT2Config, params: HostParams, batches: np.ndarray, adamw: AdamW, rate: float
+    ) -> list[float]:
+        """The loss of each training step on batches [steps, 2, B, T] of tokens and targets, without dropout."""
+        raise NotImplementedError
+
+    def initial_parameters(self, config: GPT2Config, seed: int) -> HostParams:
+        """Freshly initialised weights."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ level decode
+
+    def cached_logits(
+        self, config: GPT2Config, params: HostParams, tokens: np.ndarray, lengths: Sequence[int], widths: Sequence[int]
+    ) -> np.ndarray:
+        """Logits [B, T, V] of rows read through a key/value cache, piece by piece: `widths` add up to T.
+
+        Row b has `lengths[b]` tokens and is 0 beyond. Each piece begins where the row stands, or at its last
+        token if the row has ended.
+        """
+        raise NotImplementedError
+
+    def token_probabilities(
+        self, logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
+    ) -> np.ndarray:
+        """Probabilities [V] from logits [V] after temperature, top-k and top-p in this order."""
+        raise NotImplementedError
+
+    def generate(
+        self, config: GPT2Config, params: HostParams, prompts: Sequence[Sequence[int]], options: GenerateOptions
+    ) -> list[list[int]]:
+        """The new tokens of each prompt."""
+        raise NotImplementedError
+
+
+class BackendSubject(Subject):
+    """A backend, run through the core's own model, optimizer and decoding."""
+
+    backend: Backend
+
+    def __init__(self, backend: Backend, name: str | None = None) -> None:
+        self.backend = backend
+        self.name = name or backend.name
+        self.dtype = backend.dtype
+        self._programs: dict[Any, Any] = {}
+
+    def supports(self, operation: str) -> bool:
+        """Everything, but gradients only where the backend claims them."""
+        needs_gradients = operation in ("loss_and_gradients", "train_losses")
+        return self.backend.capabilities.gradients or not needs_gradients
+
+    def logits(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> np.ndarray:  # noqa: D102
+        return api.logits(self.backend, config, params, tokens)
+
+    def taps(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> dict[str, np.ndarray]:  # noqa: D102
+        backend = self.backend
+        run = self._program(
+            ("taps", config),
+            lambda: backend.jit(lambda params, tokens: forward_with_taps(backend.ops, config, params, tokens)[1]),
+        )
+        layers = backend.ops.unstack_layers(run(backend.load_params(params), backend.put(tokens)))
+        return {
+            f"h.{i}.{name}": backend.to_numpy(layer[name])
+            for i, layer in enumerate(layers)
+            for name in ("attn", "mlp", "residual")
+        }
+
+    def loss(self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray) -> float:  # noqa: D102
+        backend = self.backend
+        batch = (backend.put(tokens), backend.put(targets))
+        return float(backend.to_numpy(api.compiled_loss(backend, config)(backend.load_params(params), *batch)))
+
+    def loss_and_gradients(  # noqa: D102
+        self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray
+    ) -> tuple[float, HostParams]:
+        return api.loss_and_gradients(self.backend, config, params, tokens, targets)
+
+    def adamw_steps(  # noqa: D102
+        self, adamw: AdamW, params: HostParams, gradients: Sequence[HostParams], rates: Sequence[float]
+    ) -> list[HostParams]:
+        backend = self.backend
+        run = self._program(
+            ("adamw", adamw),
+            lambda: backend.jit_update(
+                lambda state, gradients, scalars: apply_gradients(backend.ops, adamw, state, gradients, scalars)
+            ),
+        )
+        state = initial_state(backend.ops, backend.load_params(params))
+        found = []
+        for update, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+            state, _ = run(state, backend.load_params(gradient), self._scalars(adamw, rate, update))
+            found.append(backend.dump_params(state["params"]))
+        return found
+
+    def learning_rates(self, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:  # noqa: D102
+        return [schedule(update) for update in updates]
+
+    def train_losses(  # noqa: D102
+        self, config: GPT2Config, params: HostParams, batches: np.ndarray, adamw: AdamW, rate: float
+    ) -> list[float]:
+        backend = self.backend
+        step = self._program(("train", config, adamw), lambda: train_step(backend, config, adamw))
+        state = initial_state(backend.ops, backend.load_params(params))
+        losses = []
+        for update, batch in enumerate(batches, 1):
+            scalars = self._scalars(adamw, rate, update)
+            state, metrics = step(state, *map(backend.put, batch), scalars, None)
+            losses.append(float(backend.to_numpy(metrics["loss"])))
+        return losses
+
+    def initial_parameters(self, config: GPT2Config, seed: int) -> HostParams:  # noqa: D102
+        return initial_parameters(config, seed)
+
+    def cached_logits(  # noqa: D102
+        self, config: GPT2Config, params: HostParams, tokens: np.ndarray, lengths: Sequence[int], widths: Sequence[int]
+    ) -> np.ndarray:
+        backend = self.backend
+        rows, total = tokens.shape
+        cache = empty_cache(backend.ops, config, rows, total)
+        device_params = backend.load_params(params)
+        found = np.zeros((rows, total, config.vocab_size), np.float64)
+        position = np.zeros(rows, np.int32)
+        for width in widths:
+            start = np.minimum(position, np.maximum(np.asarray(lengths) - 1, 0)).astype(np.int32)
+            start = np.minimum(start, total - width)
+            step = self._program(("cached", config, total), lambda: self._cached_step(config, total))
+            columns = start[:, None] + np.arange(width)
+            piece = np.take_along_axis(tokens, columns, 1)
+            cache, logits = step(cache, device_params, backend.put(piece), backend.put(start))
+            for row, (at, values) in enumerate(zip(start, backend.to_numpy(logits), strict=True)):
+                kept = min(width, max(0, lengths[row] - at))
+                found[row, at : at + kept] = values[:kept]
+            position = position + width
+        return found
+
+    def token_probabilities(  # noqa: D102
+        self, logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
+    ) -> np.ndarray:
+        return sampling.filtered_probabilities(logits, sampling.SamplingOptions(temperature, top_k, top_p))
+
+    def generate(  # noqa: D102
+        self, config: GPT2Config, params: HostParams, prompts: Sequence[Sequence[int]], options: GenerateOptions
+    ) -> list[list[int]]:
+        found = loop.generate(
+            self.backend,
+            config,
+            params,
+            prompts,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+        )
+        return [generation.tokens for generation in found]
+
+    def _cached_step(self, config: GPT2Config, length: int) -> Any:
+        ops = self.backend.ops
+        return self.backend.jit_update(
+            lambda cache, params, tokens, start: cached_forward(ops, config, params, cache, tokens, start, length)
+        )
+
+    def _scalars(self, adamw: AdamW, rate: float, update: int) -> dict[str, Any]:
+        scalars = update_scalars(adamw, rate, update)
+        return {name: self.backend.put(np.float64(value)) for name, value in scalars.items()}
+
+    def _program(self, key: Any, make: Any) -> Any:
+        if key not in self._programs:
+            self._programs[key] = make()
+        return self._programs[key]
+
+
+def load_subject(path: str) -> Subject:
+    """The subject that `package.module:factory` makes. Raises `ConfigError` where it does not."""
+    module_name, _, factory_name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--subject takes package.module:factory; {path!r}: {error}") from None
+    subject = factory()
+    if not isinstance(subject, Subject):
+        raise ConfigError(f"{path} returned {type(subject).__name__}; a gpt2spec_conformance.Subject is expected")
+    return subject
