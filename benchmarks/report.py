@@ -34,7 +34,7 @@ def main(path: str) -> None:
         HEAD,
         f"{cpu.get('brand_raw', platform.processor())}, {cpu.get('count', '?')} cores, {run['datetime'][:10]}; "
         f"Python {platform.python_version()}, {packages}.\n",
-        "| framework | batch | dtype | mode | gpt2spec s | by hand s | **ratio** | first s | by hand | peak GB | by hand |",
+        "| framework | batch | dtype | mode | step s | by hand | **ratio** | first s | by hand | peak GB | by hand |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

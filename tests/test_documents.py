@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt2spec.scaffold import new_backend
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
@@ -90,22 +92,21 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("https://") or (base / target).exists(), target
 
 
-def test_the_backend_of_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an installed distribution that is found through its entry point; then its own check is run."""
-    package = tmp_path / "gpt2spec_mychip"
-    package.mkdir()
+def test_the_backend_of_the_tutorial_works(tmp_path: Path) -> None:
+    """Its code is what `gpt2spec new-backend` writes; installed without pip; then its own check is run."""
+    project = new_backend("mychip", tmp_path / "gpt2spec-mychip")
     for block in blocks(TUTORIAL, "python"):
-        if match := re.match(r"# (gpt2spec_mychip/\w+\.py)\n", block):
-            (tmp_path / match[1]).write_text(block)
-    information = tmp_path / "gpt2spec_mychip-0.1.0.dist-info"
+        if match := re.match(r"# (src/gpt2spec_mychip/\w+\.py)\n", block):
+            assert block.removeprefix(match[0]) in (project / match[1]).read_text()
+    (entry_point,) = blocks(TUTORIAL, "toml")
+    assert entry_point in (project / "pyproject.toml").read_text()
+    information = project / "src" / "gpt2spec_mychip-0.1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: gpt2spec-mychip\nVersion: 0.1.0\n")
-    (pyproject,) = blocks(TUTORIAL, "toml")
-    entry_point = re.search(r"\[project.entry-points.gpt2spec\]\n(.*)", pyproject)
-    assert entry_point is not None
-    (information / "entry_points.txt").write_text("[gpt2spec]\n" + entry_point[1].replace('"', "") + "\n")
+    lines = entry_point.replace('"', "").splitlines()
+    (information / "entry_points.txt").write_text("\n".join(["[gpt2spec]", *lines[1:]]))
     (check,) = [block for block in blocks(TUTORIAL, "python") if not block.startswith("# ")]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "XDG_CACHE_HOME": str(tmp_path)}
     for line in (
         [sys.executable, "-c", check],
         [sys.executable, "-m", "gpt2spec", "train", "--backend", "mychip", "--preset", "test", "--steps", "3"],

@@ -18,7 +18,8 @@ class TorchOps(TensorOps):
     Attributes:
         device: where tensors are made.
         in_place: `cache_write` may overwrite the cache: set while `jit_update` runs.
-        compile_blocks: `scan_blocks` compiles its block, the head its loss: set while a transform runs that does not compile itself.
+        compile_blocks: `scan_blocks` compiles its block, the head its loss: set while a transform runs that does
+            not compile all of itself.
     """
 
     def __init__(self, dtype: str, device: torch.device) -> None:

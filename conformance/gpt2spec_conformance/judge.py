@@ -85,7 +85,8 @@ def budget(case: Case, dtype: str) -> float:
     try:
         return float(_budgets()["cases"][case.id])
     except KeyError:
-        raise ConfigError(f"case {case.id} has no budget; `python -m gpt2spec_conformance.budgets` writes them") from None
+        how = "`python -m gpt2spec_conformance.budgets` writes them"
+        raise ConfigError(f"case {case.id} has no budget; {how}") from None
 
 
 __all__ = ["BUDGETS", "EPSILON", "Part", "budget", "compare"]

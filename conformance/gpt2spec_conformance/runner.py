@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -45,13 +45,13 @@ class Result:
     answer: Answer | None = field(default=None, repr=False, compare=False)
 
 
-@lru_cache(maxsize=1)
+@cache
 def oracle() -> Subject:
     """The definitions themselves, in NumPy and float64."""
     return BackendSubject(load_backend("numpy", dtype="float64", mode="reference"), "oracle")
 
 
-@lru_cache(maxsize=None)
+@cache
 def right_answer(case: Case) -> Answer:
     """The oracle's answer."""
     return case.ask(oracle())
@@ -61,6 +61,7 @@ def run_case(case: Case, subject: Subject) -> Result:
     """Put one case to a subject."""
     if not subject.supports(case.operation):
         return Result(case.id, case.level, "unsupported", message=f"no {case.operation}")
+    allowed = budget(case, subject.dtype)
     start = time.perf_counter()
     found: Answer | None = None
     try:
@@ -69,9 +70,9 @@ def run_case(case: Case, subject: Subject) -> Result:
         expected = case.truth(found) if case.truth else right_answer(case)
         found = {name: np.asarray(found[name]) for name in found if name in expected or not case.truth}
         parts = tuple(compare(found, expected, case.metric, subject.dtype))
-        allowed = budget(case, subject.dtype)
     except Nonconformance as wrong:
-        return Result(case.id, case.level, "failed", message=str(wrong), seconds=time.perf_counter() - start, answer=found)
+        seconds = time.perf_counter() - start
+        return Result(case.id, case.level, "failed", message=str(wrong), seconds=seconds, answer=found)
     except Exception as crash:
         message = f"{type(crash).__name__}: {crash}".strip().splitlines()[0]
         return Result(case.id, case.level, "error", message=message, seconds=time.perf_counter() - start)
@@ -87,7 +88,8 @@ def describe(part: Part, allowed: float) -> str:
     where = f"{part.name}[{', '.join(map(str, part.index))}]"
     if allowed == 0.0:
         return f"{where} is {part.found:.7g}; it must be {part.expected:.7g}"
-    return f"{part.name} is off by {part.error:.3g} epsilons ({allowed:.3g} allowed); {where} is {part.found:.7g}, not {part.expected:.7g}"
+    off = f"{part.name} is off by {part.error:.3g} epsilons ({allowed:.3g} allowed)"
+    return f"{off}; {where} is {part.found:.7g}, not {part.expected:.7g}"
 
 
 def run_cases(

@@ -31,8 +31,8 @@ class Command(Protocol):
         """Do it; returns the exit code."""
 
 
-COMMANDS = ("train", "generate", "info", "data", "tokenize", "backends", "plot")
-"""The commands in the order of the help; each is the module of that name beside this one."""
+COMMANDS = ("train", "generate", "info", "data", "tokenize", "backends", "new-backend", "conform", "vectors", "plot")
+"""The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""
 
 
 class ShowVersion(argparse.Action):
@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if not word.startswith("-") and word not in COMMANDS:
         parser.error(f"there is no command {word!r}{nearest(word, COMMANDS)}; the commands are {', '.join(COMMANDS)}")
     for name in (word,) if word in COMMANDS else COMMANDS:
-        command = cast(Command, importlib.import_module(f"gpt2spec.cli.{name}"))
+        command = cast(Command, importlib.import_module(f"gpt2spec.cli.{name.replace('-', '_')}"))
         subparser = subparsers.add_parser(command.NAME, help=command.HELP, description=command.HELP, allow_abbrev=False)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run, parser=subparser)

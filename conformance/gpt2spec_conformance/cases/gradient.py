@@ -1,11 +1,16 @@
 """The loss, and its gradient by every weight."""
 
+from functools import partial
+
 import numpy as np
 
-from gpt2spec_conformance.case import Answer, Case
-from gpt2spec_conformance.cases.common import L2, MODELS, tokens_and_targets
+from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
+from gpt2spec_conformance.cases.common import L1, L2, MODELS, tokens_and_targets
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
+
+SLOPE_TOLERANCE = 2e-5
+"""Relative: ten times what float32 gradients are off. Differences are exact to 1e-9, whatever the subject's dtype."""
 
 
 def cases() -> list[Case]:
@@ -18,7 +23,7 @@ def cases() -> list[Case]:
                 "gradient",
                 "loss",
                 f"mean cross entropy of the next token, {weights} weights",
-                lambda subject, weights=weights: loss(subject, weights),
+                partial(loss, weights=weights),
                 metric="whole",
             )
         )
@@ -29,12 +34,20 @@ def cases() -> list[Case]:
                     "gradient",
                     "loss_and_gradients",
                     f"the gradient by every weight, {weights} weights; queries, keys and values by themselves",
-                    lambda subject, weights=weights, size=size: gradients(subject, weights, size),
+                    partial(gradients, weights=weights, size=size),
                     metric="gradients",
                 )
             )
     return [
         *found,
+        Case(
+            "loss.every-id",
+            "gradient",
+            "loss",
+            "every id counts as a target, 0 among them: none is padding",
+            every_id,
+            metric="whole",
+        ),
         Case(
             "loss.same.probe.L2",
             "gradient",
@@ -49,8 +62,8 @@ def cases() -> list[Case]:
             "loss_and_gradients",
             "the gradient along a random direction is how the float64 oracle's loss changes along it",
             directional,
-            metric="whole",
-            truth=lambda answer: {"slope": answer["difference"]},
+            metric="exact",
+            truth=lambda answer: told(),
         ),
     ]
 
@@ -60,13 +73,21 @@ def loss(subject: Subject, weights: str) -> Answer:
     return {"loss": np.array([subject.loss(L2, weight_set(weights, L2), *tokens_and_targets(L2))])}
 
 
+def every_id(subject: Subject) -> Answer:
+    """The loss of targets that go through the whole vocabulary."""
+    tokens, _ = tokens_and_targets(L1)
+    rows = -(-L1.vocab_size // L1.n_ctx)
+    targets = (np.arange(rows * L1.n_ctx, dtype=np.int32) % L1.vocab_size).reshape(rows, L1.n_ctx)
+    return {"loss": np.array([subject.loss(L1, weight_set("probe", L1), np.resize(tokens, targets.shape), targets)])}
+
+
 def gradients(subject: Subject, weights: str, size: str) -> Answer:
     """Every weight's."""
     return dict(_loss_and_gradients(subject, weights, size)[1])
 
 
 def directional(subject: Subject) -> Answer:
-    """A derivative by central differences of the oracle, and the subject's gradient in the same direction."""
+    """Central differences of the oracle's loss, beside the subject's gradient in the same direction."""
     from gpt2spec_conformance.runner import oracle
 
     params = weight_set("probe", L2)
@@ -78,7 +99,12 @@ def directional(subject: Subject) -> Answer:
         for sign in (-1, 1)
     )
     slope = sum(float(np.sum(np.asarray(gradient[name], np.float64) * direction[name])) for name in params)
-    return {"slope": np.array([slope]), "difference": np.array([(high - low) / (2 * step)])}
+    difference = (high - low) / (2 * step)
+    if not abs(slope - difference) <= SLOPE_TOLERANCE * abs(difference):
+        raise Nonconformance(
+            f"the gradient's slope is {slope:.7g} along a direction where the loss's is {difference:.7g}"
+        )
+    return told()
 
 
 def _batch() -> tuple[np.ndarray, ...]:

@@ -1,5 +1,7 @@
 """The forward pass: logits, the stream after each block, and laws that hold for any weights."""
 
+from functools import partial
+
 import numpy as np
 
 from gpt2spec_conformance.case import Answer, Case
@@ -19,7 +21,7 @@ def cases() -> list[Case]:
                     "inference",
                     "logits",
                     f"logits at every position of a full context, {weights} weights",
-                    lambda subject, weights=weights, size=size: logits(subject, weights, size),
+                    partial(logits, weights=weights, size=size),
                 )
             )
         found.append(
@@ -28,13 +30,17 @@ def cases() -> list[Case]:
                 "inference",
                 "taps",
                 f"attention output, MLP output and residual stream of each block, {weights} weights",
-                lambda subject, weights=weights: taps(subject, weights),
+                partial(taps, weights=weights),
             )
         )
     return [
         *found,
         Case(
-            "model.logits.probe.T1", "inference", "logits", "logits of a single token", lambda s: logits(s, "probe", "L2", 1)
+            "model.logits.probe.T1",
+            "inference",
+            "logits",
+            "logits of a single token",
+            lambda s: logits(s, "probe", "L2", 1),
         ),
         Case(
             "model.laws.causality",

@@ -1,14 +1,16 @@
 """AdamW on given gradients, the schedule, a short training, and fresh weights."""
 
 import math
+from functools import partial
 
 import numpy as np
 
+from gpt2spec.config import GPT2Config
 from gpt2spec.optimizer import AdamW, WarmupCosine
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.random import generator
 from gpt2spec_conformance.case import Answer, Case
-from gpt2spec_conformance.cases.common import L1, L2, token_batch
+from gpt2spec_conformance.cases.common import L1, L2, ROWS, token_batch
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 
@@ -30,7 +32,7 @@ def cases() -> list[Case]:
                 "train",
                 "adamw_steps",
                 f"three updates by gradients around {scale:g}: moments, bias correction, epsilon, decay",
-                lambda subject, scale=scale: adamw(subject, BRIEF, scale),
+                partial(adamw, settings=BRIEF, scale=scale),
                 metric="whole",
             )
             for scale in SCALES
@@ -68,11 +70,21 @@ def cases() -> list[Case]:
             metric="whole",
         ),
         Case(
+            "optimizer.clip.small",
+            "train",
+            "adamw_steps",
+            "nothing is added to a small norm before gradients are scaled",
+            lambda subject: adamw(subject, AdamW(clip=1e-5, epsilon=1e-7), 1e-6),
+            metric="whole",
+        ),
+        Case(
             "schedule.warmup-cosine.brief",
             "train",
             "learning_rates",
             "a line from peak / warm-up to the peak, then half a cosine to zero",
-            lambda s: {"rates": np.array(s.learning_rates(WarmupCosine(2.5e-4, 10, 100), [1, 5, 9, 10, 11, 50, 99, 100, 120]))},
+            lambda s: {
+                "rates": np.array(s.learning_rates(WarmupCosine(2.5e-4, 10, 100), [1, 5, 9, 10, 11, 50, 99, 100, 120]))
+            },
             metric="whole",
         ),
         Case(
@@ -92,11 +104,47 @@ def cases() -> list[Case]:
             metric="whole",
         ),
         Case(
+            "training.dropout.rate",
+            "train",
+            "backend",
+            "a tenth is dropped at a rate of 0.1, within five standard errors, and the rest divided by 0.9",
+            dropout_rate,
+            metric="exact",
+            truth=lambda answer: {"right": np.ones(2)},
+        ),
+        Case(
+            "training.dropout.weights",
+            "train",
+            "backend",
+            "attention weights are not dropped while their own rate is 0",
+            attention_without_dropout,
+            metric="exact",
+            truth=lambda answer: {"dropped": answer["kept"]},
+        ),
+        Case(
             "initial.statistics.brief",
             "train",
             "initial_parameters",
             "standard deviations, means and shapes of fresh weights, normal and not uniform; biases exactly zero",
             initial_statistics,
+            metric="exact",
+            truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
+        ),
+        Case(
+            "initial.statistics.wpe",
+            "train",
+            "initial_parameters",
+            "the position embedding has a deviation of its own where that is asked for, 0.01 as in OpenAI's code",
+            lambda subject: initial_statistics(subject, INITIAL.replace(wpe_initializer_range=0.01)),
+            metric="exact",
+            truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
+        ),
+        Case(
+            "initial.streams",
+            "train",
+            "initial_parameters",
+            "no two matrices share their numbers; the same seed gives them again, another gives others",
+            initial_streams,
             metric="exact",
             truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
         ),
@@ -138,10 +186,52 @@ def training(subject: Subject) -> Answer:
     return {"losses": np.asarray(losses)}
 
 
-def initial_statistics(subject: Subject) -> Answer:
+def dropout_rate(subject: Subject) -> Answer:
+    """Ones, dropped out at a rate of which a right and an inverted one differ."""
+    backend = subject.backend
+    assert backend is not None
+    run = backend.jit(lambda tree, key: backend.ops.dropout(tree["x"], 0.1, key))
+    ones = {"x": backend.put(np.ones((64, 64), np.float32))}
+    found = np.asarray(backend.to_numpy(run(ones, backend.dropout_key(1, 1))), np.float64)
+    share = abs(float((found == 0.0).mean()) - 0.1) < 5 * math.sqrt(0.1 * 0.9 / found.size)
+    scaled = np.allclose(found[found != 0.0], 1.0 / 0.9, rtol=0.01)
+    return {"right": np.array([float(share), float(scaled)])}
+
+
+def attention_without_dropout(subject: Subject) -> Answer:
+    """Attention over values of 1 is 1, whatever the weights, as long as they add up to 1."""
+    backend = subject.backend
+    assert backend is not None
+    ops = backend.ops
+    shape = (ROWS, L1.n_head, L1.n_ctx, L1.head_width)
+    run = backend.jit(lambda tree, key: ops.causal_attention(tree["q"], tree["q"], tree["v"], dropout=0.0, key=key))
+    tree = {"q": backend.put(np.zeros(shape, np.float32)), "v": backend.put(np.ones(shape, np.float32))}
+    found = np.asarray(backend.to_numpy(run(tree, backend.dropout_key(1, 1))), np.float64)
+    return {"dropped": np.round(found, 2), "kept": np.ones(shape)}
+
+
+def initial_statistics(subject: Subject, config: GPT2Config = INITIAL) -> Answer:
     """1 for each weight whose statistics are within five standard errors of what they should be."""
-    params = subject.initial_parameters(INITIAL, 3)
-    return {weight.name: np.array([_as_specified(weight, params)]) for weight in weight_table(INITIAL)}
+    params = subject.initial_parameters(config, 3)
+    return {weight.name: np.array([_as_specified(weight, params)]) for weight in weight_table(config)}
+
+
+def initial_streams(subject: Subject) -> Answer:
+    """1 for what holds. Two matrices share their numbers if their beginnings are proportional."""
+    names = [weight.name for weight in weight_table(L2) if weight.is_matrix]
+    params, again, other = (subject.initial_parameters(L2, seed) for seed in (3, 3, 4))
+
+    def beginnings(params: HostParams) -> np.ndarray:
+        rows = np.stack([np.asarray(params[name], np.float64).reshape(-1)[:64] for name in names])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    alike = beginnings(params) @ beginnings(params).T - np.eye(len(names))
+    held = {
+        "own-numbers": bool(np.abs(alike).max() < 0.9),
+        "same-seed": all(np.array_equal(params[name], again[name]) for name in names),
+        "other-seed": not any(np.array_equal(params[name], other[name]) for name in names),
+    }
+    return {name: np.array([float(holds)]) for name, holds in held.items()}
 
 
 def _as_specified(weight: object, params: HostParams) -> float:

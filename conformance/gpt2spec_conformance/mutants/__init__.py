@@ -2,14 +2,43 @@
 
 from functools import cache
 
-from gpt2spec_conformance.mutants import activation
+from gpt2spec_conformance.mutants import (
+    activation,
+    attention,
+    decode,
+    dropout,
+    equivalent,
+    initial,
+    layout,
+    loss,
+    machinery,
+    norm,
+    optimizer,
+    structure,
+)
 from gpt2spec_conformance.mutants.fault import Mutant, MutatedSubject
+
+FAMILIES = (
+    activation,
+    norm,
+    attention,
+    layout,
+    structure,
+    loss,
+    optimizer,
+    initial,
+    dropout,
+    decode,
+    machinery,
+    equivalent,
+)
+"""A module for each kind of mistake, and last what is no mistake."""
 
 
 @cache
 def catalogue() -> dict[str, Mutant]:
     """Every mutant by name."""
-    return {mutant.name: mutant for module in (activation,) for mutant in module.MUTANTS}
+    return {mutant.name: mutant for module in FAMILIES for mutant in module.MUTANTS}
 
 
-__all__ = ["Mutant", "MutatedSubject", "catalogue"]
+__all__ = ["FAMILIES", "Mutant", "MutatedSubject", "catalogue"]

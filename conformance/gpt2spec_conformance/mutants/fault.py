@@ -21,9 +21,9 @@ from gpt2spec_conformance.subject import OPERATIONS, BackendSubject
 Replacements = Mapping[str, Callable[..., Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mutant:
-    """One classic mistake.
+    """One classic mistake; equal only to itself.
 
     Attributes:
         name: such as "gelu-erf".

@@ -1,0 +1,96 @@
+"""Write `budgets.json`: the cases there are, and how far from the truth a right implementation may be in each.
+
+    python -m gpt2spec_conformance.budgets
+
+Several independent implementations answer every case in float32. The budget is eight times the worst of them, in
+epsilons, and at least `FLOOR`. Before, the oracle itself is confirmed: Hugging Face's GPT-2 in float64 must agree
+with it. What was run, and with what result, is written beside the budgets.
+"""
+
+import datetime
+import json
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.files import atomic_write
+from gpt2spec.plugins import load_backend
+from gpt2spec_conformance.case import Case
+from gpt2spec_conformance.cases import all_cases
+from gpt2spec_conformance.judge import BUDGETS, compare
+from gpt2spec_conformance.runner import right_answer
+from gpt2spec_conformance.subject import BackendSubject, Subject
+
+VERSION = 1
+"""Of the set of cases and budgets: results of different versions are not to be compared."""
+FACTOR = 8.0
+FLOOR = 4.0
+"""Epsilons. Some cases lose no bit in any implementation at hand; the next one may round once more."""
+ORACLE_TOLERANCE = 1e-10
+"""Relative: what Hugging Face's float64 and ours may differ by."""
+IMPLEMENTATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("numpy", {"mode": "fast"}),
+    ("numpy", {"mode": "reference"}),
+    ("torch", {"compile": False}),
+    ("torch", {"compile": "blocks"}),
+    ("jax", {}),
+    ("tinygrad", {}),
+]
+
+
+def main() -> None:
+    """Measure and write."""
+    provenance = {
+        "made": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in ("numpy", "torch", "jax", "tinygrad", "transformers")},
+        "oracle-confirmed-by": "transformers GPT2LMHeadModel, float64",
+        "oracle-differences": confirm_oracle(),
+    }
+    worst: dict[str, dict[str, float]] = {}
+    for name, options in IMPLEMENTATIONS:
+        subject = BackendSubject(load_backend(name, device="CPU" if name == "tinygrad" else "cpu", **options))
+        label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+        for case, error in errors(subject):
+            worst.setdefault(case.id, {})[label] = round(error, 3)
+            print(f"{label:24} {case.id:36} {error:.3g}", flush=True)
+    cases = {
+        case.id: 0.0 if case.metric == "exact" else round(max(FLOOR, FACTOR * max(worst[case.id].values())), 1)
+        for case in all_cases()
+    }
+    text = json.dumps({"version": VERSION, "provenance": provenance, "cases": cases, "measured": worst}, indent=1)
+    with atomic_write(BUDGETS) as file:
+        file.write((text + "\n").encode())
+
+
+def errors(subject: Subject) -> Iterator[tuple[Case, float]]:
+    """The subject's error in every case that has a budget."""
+    for case in all_cases():
+        if case.metric != "exact" and subject.supports(case.operation):
+            found = case.ask(subject)
+            expected = case.truth(found) if case.truth else right_answer(case)
+            found = {name: np.asarray(found[name]) for name in expected}
+            yield case, compare(found, expected, case.metric, subject.dtype)[0].error
+
+
+def confirm_oracle() -> dict[str, float]:
+    """The largest relative difference between the oracle and Hugging Face, in every case that both can answer."""
+    from gpt2spec_conformance.subjects.huggingface import HuggingFaceSubject
+
+    second = HuggingFaceSubject(dtype="float64")
+    differences = {}
+    for case, error in errors(second):
+        if case.truth is None:
+            differences[case.id] = error * 2.0**-52
+    wrong = {id: x for id, x in differences.items() if not x < ORACLE_TOLERANCE}
+    if wrong or not differences:
+        raise SystemExit(f"the oracle and Hugging Face disagree: {wrong or 'no case compared'}")
+    return differences
+
+
+if __name__ == "__main__":
+    main()

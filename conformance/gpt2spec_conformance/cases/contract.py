@@ -1,0 +1,226 @@
+"""What a backend promises beside its operations: parameters, transforms, capabilities; and that mistakes are told."""
+
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.backend import Backend
+from gpt2spec.model import forward
+from gpt2spec.ops import TensorOps
+from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
+from gpt2spec_conformance.cases.common import L2, token_batch, tokens_and_targets
+from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.weights import weight_set
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [
+        Case(
+            "contract.parameters",
+            "inference",
+            "backend",
+            "dump_params gives back what load_params took: names, their order, shapes and bits",
+            parameters,
+            metric="exact",
+            truth=lambda answer: weight_set("probe", L2),
+        ),
+        Case(
+            "contract.capabilities",
+            "inference",
+            "backend",
+            "what the backend says of itself is well-formed, and it computes in a dtype that it claims",
+            capabilities,
+            metric="exact",
+            truth=lambda answer: told(),
+        ),
+        Case(
+            "contract.precision",
+            "inference",
+            "backend",
+            "a product has the precision of its dtype: it is not computed in a lower one",
+            precision,
+        ),
+        Case(
+            "contract.jit",
+            "inference",
+            "backend",
+            "a compiled function follows its inputs, and leaves its inputs and earlier results alone",
+            jit,
+            metric="exact",
+            truth=lambda answer: {name: JIT_RIGHT[name] for name in answer},
+        ),
+        Case(
+            "contract.jit-update",
+            "inference",
+            "backend",
+            "a compiled update goes on from the state that it returned",
+            jit_update,
+            metric="exact",
+            truth=lambda answer: {"states": np.array([2.0, 5.0, 11.0, 23.0]), "aux": np.array([0.5, 2.0, 5.0, 11.0])},
+        ),
+        Case(
+            "contract.eager",
+            "inference",
+            "backend",
+            "compiled and uncompiled logits agree, and the layers' own loop with the plain one",
+            eager,
+            truth=lambda answer: {"eager": answer["compiled"], "loop": answer["compiled"]},
+        ),
+        Case(
+            "contract.ids",
+            "inference",
+            "logits",
+            "an id beyond the vocabulary, or a negative one, is an error: it is neither clamped nor ignored",
+            lambda subject: _refuses(subject, [L2.vocab_size, -1]),
+            metric="exact",
+            truth=lambda answer: told(),
+        ),
+        Case(
+            "contract.length",
+            "inference",
+            "logits",
+            "more positions than n_ctx are an error",
+            too_long,
+            metric="exact",
+            truth=lambda answer: told(),
+        ),
+    ]
+
+
+def _backend(subject: Subject) -> Backend:
+    assert subject.backend is not None
+    return subject.backend
+
+
+def parameters(subject: Subject) -> Answer:
+    """There and back."""
+    backend, params = _backend(subject), weight_set("probe", L2)
+    found = backend.dump_params(backend.load_params(params))
+    if list(found) != list(params):
+        raise Nonconformance(f"dump_params returns {list(found)[:3]}...; load_params was given {list(params)[:3]}...")
+    return found
+
+
+def capabilities(subject: Subject) -> Answer:
+    """Checked here."""
+    backend = _backend(subject)
+    claims = backend.capabilities
+    if backend.dtype not in claims.dtypes:
+        raise Nonconformance(f"the backend computes in {backend.dtype}, which is not among {claims.dtypes}")
+    wide = backend.to_numpy(backend.ops.full((), 1.0, backend.param_dtype)).dtype
+    if wide != backend.param_dtype:
+        raise Nonconformance(f"a {backend.param_dtype} tensor comes back as {wide}")
+    for name in ("gradients", "dropout", "compiled", "in_place"):
+        if not isinstance(getattr(claims, name), bool):
+            raise Nonconformance(f"capability {name} is {getattr(claims, name)!r}; it is true or false")
+    if claims.gradients:
+        square = backend.value_and_grad(lambda tree: backend.ops.sum(tree["x"] * tree["x"], None, keepdims=False))
+        value, gradient = square({"x": backend.put(np.array([3.0, 4.0]))})
+        found = [float(backend.to_numpy(value)), *backend.to_numpy(gradient["x"]).tolist()]
+        if found != [25.0, 6.0, 8.0]:
+            raise Nonconformance(f"the value and gradient of x.x at (3, 4) are {found}; they are [25, 6, 8]")
+    else:
+        _must_raise(
+            lambda: backend.value_and_grad(lambda tree: tree["x"])({"x": backend.put(np.ones(()))}), "gradients"
+        )
+    return told()
+
+
+def _must_raise(action: Any, capability: str) -> None:
+    try:
+        action()
+    except Exception:
+        return
+    raise Nonconformance(f"the backend says that it has no {capability}, but computes them")
+
+
+def precision(subject: Subject) -> Answer:
+    """Products whose factors need all their bits."""
+    backend = _backend(subject)
+    r = np.random.default_rng(3)
+    a, b = (1.0 + r.random((16, 64)).astype(np.float32) * 2**-6 for _ in range(2))
+    ops = backend.ops
+    zero = backend.put(np.zeros(16))
+    run = backend.jit(
+        lambda a, b, b_transposed: {
+            "matmul": ops.matmul(a, b_transposed),
+            "linear": ops.linear(a, b_transposed, zero),
+            "unembed": ops.unembed(a, b),
+        }
+    )
+    found = run(*map(backend.put, (a, b, b.T.copy())))
+    return {name: backend.to_numpy(x) for name, x in found.items()}
+
+
+JIT_RIGHT = {
+    "first": np.array([3.0, 5.0]),
+    "second": np.array([21.0, 41.0]),
+    "first, kept": np.array([3.0, 5.0]),
+    "input, kept": np.array([1.0, 2.0]),
+    "other shape": np.array([15.0]),
+}
+
+
+def jit(subject: Subject) -> Answer:
+    """2 x + 1 of several inputs."""
+    backend = _backend(subject)
+    run = backend.jit(lambda x: 2.0 * x + 1.0)
+    x = backend.put(np.array([1.0, 2.0]))
+    first = run(x)
+    answer = {"first": backend.to_numpy(first), "second": backend.to_numpy(run(backend.put(np.array([10.0, 20.0]))))}
+    answer["other shape"] = backend.to_numpy(run(backend.put(np.array([7.0]))))
+    return {**answer, "first, kept": backend.to_numpy(first), "input, kept": backend.to_numpy(x)}
+
+
+def jit_update(subject: Subject) -> Answer:
+    """x becomes 2 x + 1, four times from 1 / 2."""
+    backend = _backend(subject)
+    step = backend.jit_update(lambda state: ({"x": 2.0 * state["x"] + 1.0}, state["x"] * 1.0))
+    state = {"x": backend.put(np.array([0.5]))}
+    states, seen = [], []
+    for _ in range(4):
+        state, aux = step(state)
+        states.append(float(backend.to_numpy(state["x"])[0]))
+        seen.append(float(backend.to_numpy(aux)[0]))
+    return {"states": np.array(states), "aux": np.array(seen)}
+
+
+def eager(subject: Subject) -> Answer:
+    """The forward pass three ways."""
+    backend = _backend(subject)
+    tokens, _ = tokens_and_targets(L2)
+    params, ids = backend.load_params(weight_set("probe", L2)), backend.put(tokens)
+    loop = backend.ops.scan_blocks
+    found = {
+        "compiled": subject.logits(L2, weight_set("probe", L2), tokens),
+        "eager": backend.to_numpy(forward(backend.ops, L2, params, ids)),
+    }
+    try:
+        backend.ops.scan_blocks = lambda *args: TensorOps.scan_blocks(backend.ops, *args)  # type: ignore[method-assign]
+        found["loop"] = backend.to_numpy(forward(backend.ops, L2, params, ids))
+    finally:
+        backend.ops.scan_blocks = loop  # type: ignore[method-assign]
+    return found
+
+
+def _refuses(subject: Subject, ids: list[int]) -> Answer:
+    for wrong in ids:
+        tokens = token_batch(L2)[:, :-1].copy()
+        tokens[1, 3] = wrong
+        _must_refuse(subject, tokens, f"the id {wrong} (the vocabulary has {L2.vocab_size})")
+    return told()
+
+
+def too_long(subject: Subject) -> Answer:
+    """One position too many."""
+    _must_refuse(subject, token_batch(L2, positions=L2.n_ctx)[:, : L2.n_ctx + 1], f"{L2.n_ctx + 1} positions")
+    return told()
+
+
+def _must_refuse(subject: Subject, tokens: np.ndarray, what: str) -> None:
+    try:
+        np.asarray(subject.logits(L2, weight_set("probe", L2), tokens))
+    except Exception:
+        return
+    raise Nonconformance(f"{what} gave logits; an error is expected")

@@ -1,0 +1,168 @@
+"""Dropout: how often, scaled by how much, the same backwards, and never twice the same mask.
+
+A model is made whose branches are constants, each a power of four: what dropout left of each can be read off the
+residual stream, digit by digit.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.backend import Backend
+from gpt2spec.model import transformer
+from gpt2spec.parameters import HostParams, weight_table
+from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.cases.common import L2, tokens_and_targets
+from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.weights import weight_set
+
+RATE = 0.5
+"""A kept value is doubled: 2 x 4^site."""
+MODEL = L2.replace(n_embd=96, dropout=RATE)
+SITES = 2 * L2.n_layer + 1
+ROWS = 4
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [
+        Case(
+            "dropout.scale",
+            "train",
+            "backend",
+            "what is kept is divided by 1 - p, at each of the five sites",
+            lambda subject: {"right": _exactly(np.isin(_digits(subject), (0, 2)))},
+            metric="exact",
+            truth=lambda answer: {"right": np.ones(SITES)},
+        ),
+        Case(
+            "dropout.rate",
+            "train",
+            "backend",
+            "a share p is dropped, at each of the five sites, within five standard errors",
+            rate,
+            metric="exact",
+            truth=lambda answer: {"right": np.ones(SITES)},
+        ),
+        Case(
+            "dropout.sites",
+            "train",
+            "backend",
+            "no two sites, rows or steps have the same mask; the same (seed, step) has the same",
+            sites,
+            metric="exact",
+            truth=lambda answer: {name: np.ones(1) for name in answer},
+        ),
+        Case(
+            "dropout.backward",
+            "train",
+            "backend",
+            "the backward pass has the mask of the forward pass",
+            backward,
+            metric="whole",
+            truth=lambda answer: {"product": answer["value"]},
+        ),
+        Case(
+            "dropout.evaluation",
+            "inference",
+            "logits",
+            "logits have no dropout, whatever the configuration's rate",
+            evaluation,
+        ),
+    ]
+
+
+def constant_branches() -> HostParams:
+    """Weights with which the embedding is 1, and what the branches add is 4, 16, 64 and 256."""
+    params = {weight.name: np.full(weight.shape, weight.mean, np.float32) for weight in weight_table(MODEL)}
+    params["wte.weight"] += 1.0
+    for layer in range(MODEL.n_layer):
+        params[f"h.{layer}.attn.c_proj.bias"] += 4.0 ** (2 * layer + 1)
+        params[f"h.{layer}.mlp.c_proj.bias"] += 4.0 ** (2 * layer + 2)
+    return params
+
+
+def _digits(subject: Subject, seed: int = 1, step: int = 1) -> np.ndarray:
+    """What each site left of its constant: [sites, B, T, D], 0 where dropped."""
+    backend = subject.backend
+    assert backend is not None
+    run = _program(backend)
+    tokens = np.zeros((ROWS, MODEL.n_ctx), np.int32)
+    params = backend.load_params(constant_branches())
+    stream = backend.to_numpy(run(params, backend.put(tokens), backend.dropout_key(seed, step)))
+    digits = []
+    rest = np.asarray(stream, np.float64)
+    for site in reversed(range(SITES)):
+        digit = np.floor(rest / 4.0**site)
+        rest = rest - digit * 4.0**site
+        digits.append(digit)
+    return np.stack(digits[::-1])
+
+
+_PROGRAMS: dict[int, Any] = {}
+
+
+def _program(backend: Backend) -> Any:
+    """The residual stream after the last block, [B, T, D], with dropout: compiled once for a backend."""
+
+    def stream(params: Any, tokens: Any, key: Any) -> Any:
+        taps = transformer(backend.ops, MODEL, params, tokens, key=key, taps=True)[2]
+        return backend.ops.unstack_layers(taps)[-1]["residual"]
+
+    if id(backend) not in _PROGRAMS:
+        _PROGRAMS[id(backend)] = (backend, backend.jit(stream))  # the backend too, so that its id stays its own
+    return _PROGRAMS[id(backend)][1]
+
+
+def _exactly(held: np.ndarray) -> np.ndarray:
+    return held.reshape(SITES, -1).all(1).astype(float)
+
+
+def rate(subject: Subject) -> Answer:
+    """1 for each site whose share of zeros is as it should be."""
+    dropped = (_digits(subject) == 0).reshape(SITES, -1)
+    error = 5 * np.sqrt(RATE * (1 - RATE) / dropped.shape[1])
+    return {"right": (np.abs(dropped.mean(1) - RATE) < error).astype(float)}
+
+
+def sites(subject: Subject) -> Answer:
+    """Comparisons of masks."""
+    first, again, other = (_digits(subject, *key) != 0 for key in ((1, 1), (1, 1), (1, 2)))
+
+    def alike(masks: np.ndarray) -> bool:
+        flat = masks.reshape(len(masks), -1)
+        return any((flat[i] == flat[j]).mean() > 0.6 for i in range(len(flat)) for j in range(i))
+
+    held = {
+        "sites differ": not alike(first),
+        "rows differ": not alike(first.swapaxes(0, 1)),
+        "positions differ": not alike(first.transpose(2, 0, 1, 3)),
+        "steps differ": not (first == other).mean() > 0.6,
+        "the same step repeats": bool((first == again).all()),
+    }
+    return {name: np.array([float(value)]) for name, value in held.items()}
+
+
+def backward(subject: Subject) -> Answer:
+    """f(x) = <c, dropout(x)> is linear, so f(x) = <gradient, x> if both have one mask."""
+    backend = subject.backend
+    assert backend is not None
+    ops = backend.ops
+    r = np.random.default_rng(5)
+    x, c = (r.standard_normal((8, 64)).astype(np.float32) for _ in range(2))
+
+    def f(tree: Any, weights: Any, key: Any) -> Any:
+        dropped = ops.dropout(tree["x"], RATE, ops.fold_in(key, 0))
+        return ops.sum(dropped * weights, None, keepdims=False)
+
+    run = backend.jit(backend.value_and_grad(f))
+    value, gradient = run({"x": backend.put(x)}, backend.put(c), backend.dropout_key(1, 1))
+    product = float(np.sum(np.asarray(backend.to_numpy(gradient["x"]), np.float64) * x))
+    return {"product": np.array([product]), "value": np.array([float(backend.to_numpy(value))])}
+
+
+def evaluation(subject: Subject) -> Answer:
+    """Logits of a model that has a dropout rate."""
+    config = L2.replace(dropout=RATE, attn_dropout=RATE)
+    tokens, _ = tokens_and_targets(config)
+    return {"logits": subject.logits(config, weight_set("probe", config), tokens)}

@@ -1,0 +1,187 @@
+"""Which classic mistake explains what a subject got wrong?
+
+Every mutant of the catalogue answers the failed cases too, on the float64 oracle. The mistake is the one that gives
+the subject's own wrong answers, within the budget in which right answers agree. Where no single one does, the best
+is kept and every other added to it: two mistakes are often told apart by where each first shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from gpt2spec.plugins import load_backend
+from gpt2spec_conformance.case import Answer, Case, Nonconformance
+from gpt2spec_conformance.cases import all_cases
+from gpt2spec_conformance.judge import Part, budget, compare
+from gpt2spec_conformance.mutants import Mutant, MutatedSubject, catalogue
+from gpt2spec_conformance.runner import Result, right_answer
+
+SLACK = 4.0
+"""A mutant explains an answer within so many budgets: some mistakes make rounding worse."""
+MOST_CASES = 12
+"""So many failed cases are enough to tell mistakes apart."""
+SCREEN_CASES = 3
+SCREENED = 12
+MOST_SUSPECTS = 5
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A mistake, or two, that would explain what went wrong.
+
+    Attributes:
+        mutant: its name in the catalogue; "a + b" for two.
+        summary: what is done wrong.
+        spec: what the specification says, and where.
+        explains: the number of failed cases whose answers it gives.
+        of: the number of failed cases that were compared.
+        distance: of the subject's answers to the mutant's: the mean logarithm of errors over budgets.
+    """
+
+    mutant: str
+    summary: str
+    spec: str
+    explains: int
+    of: int
+    distance: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is probably wrong.
+
+    Attributes:
+        suspects: the likeliest first; empty where nothing in the catalogue fits.
+        first_divergence: where in the model the first wrong value stands, in words; may be empty.
+    """
+
+    suspects: tuple[Suspect, ...]
+    first_divergence: str
+
+
+def diagnose(results: Sequence[Result], dtype: str) -> Diagnosis:
+    """Explain the failed ones among some results of one subject, computed in `dtype`."""
+    by_id = {case.id: case for case in all_cases()}
+    failed = [(by_id[r.id], r) for r in results if r.status == "failed" and r.id in by_id]
+    if not failed:
+        return Diagnosis((), "")
+    passed = {r.id for r in results if r.status == "passed"}
+    candidates = [m for m in catalogue().values() if not m.right and m.killed_by not in passed]
+    chosen = _most_telling(failed)
+    suspects = _suspects([(m,) for m in candidates], chosen, dtype)
+    if suspects and suspects[0].explains < len(chosen):
+        first = catalogue()[suspects[0].mutant]
+        pairs = _suspects([(first, m) for m in candidates if m is not first], chosen, dtype)
+        suspects = sorted([*suspects, *(p for p in pairs if p.explains > suspects[0].explains)], key=_rank)
+    return Diagnosis(tuple(suspects[:MOST_SUSPECTS]), _first_divergence([r for _, r in failed]))
+
+
+def _most_telling(failed: Sequence[tuple[Case, Result]]) -> list[tuple[Case, Result]]:
+    """One of every family, then a second of every one, and so on. A training says no more than its parts, slowly."""
+    families: dict[str, list[tuple[Case, Result]]] = {}
+    for case, result in failed:
+        families.setdefault(case.family, []).append((case, result))
+    if len(families) > 1:
+        families.pop("training", None)
+    rounds = itertools.zip_longest(*families.values())
+    return [pair for one_of_each in rounds for pair in one_of_each if pair is not None][:MOST_CASES]
+
+
+def _suspects(
+    candidates: Sequence[tuple[Mutant, ...]], failed: Sequence[tuple[Case, Result]], dtype: str
+) -> list[Suspect]:
+    """Those that explain anything, the best first: all are tried on a few cases, and the best of them on the rest."""
+    if len(failed) > SCREEN_CASES:
+        screened = {_suspect(mutants, failed[:SCREEN_CASES], dtype): mutants for mutants in candidates}
+        candidates = [screened[suspect] for suspect in sorted(screened, key=_rank)[:SCREENED]]
+    suspects = [_suspect(mutants, failed, dtype) for mutants in candidates]
+    return sorted((suspect for suspect in suspects if suspect.explains), key=_rank)
+
+
+def _rank(suspect: Suspect) -> tuple[float, ...]:
+    return (-suspect.explains, suspect.mutant.count("+"), suspect.distance)
+
+
+def _suspect(mutants: tuple[Mutant, ...], failed: Sequence[tuple[Case, Result]], dtype: str) -> Suspect:
+    distances = [_distance(mutants, case, result, dtype) for case, result in failed]
+    return Suspect(
+        " + ".join(m.name for m in mutants),
+        "; and ".join(m.summary for m in mutants),
+        "; ".join(dict.fromkeys(m.spec for m in mutants)),
+        sum(d <= SLACK for d in distances),
+        len(distances),
+        sum(math.log(min(max(d, 1e-3), 1e9)) for d in distances) / len(distances),
+    )
+
+
+def _distance(mutants: tuple[Mutant, ...], case: Case, result: Result, dtype: str) -> float:
+    """From the subject's answer to the mutants', in budgets; infinite where they are not to be compared."""
+    if result.answer is None:  # the case judged by itself; only its own mutants are known to fail it
+        return 0.0 if any(m.killed_by == case.id for m in mutants) else math.inf
+    answer = _wrong_answer(mutants, case, dtype)
+    if answer is None or not set(result.answer) <= set(answer):
+        return math.inf
+    try:
+        parts = compare(result.answer, {name: answer[name] for name in result.answer}, case.metric, dtype)
+    except Nonconformance:
+        return math.inf
+    allowed = max(budget(case, dtype), 1.0)
+    first = _first_wrong(result.parts, result.budget)
+    own = next((p.error for p in parts if first and p.name == first.name), parts[0].error)
+    # Where another mistake follows, the first wrong part still is the first mistake's; it is worth less than a match.
+    return min(parts[0].error / allowed, SLACK / 2 + own / allowed if first and own <= allowed else math.inf)
+
+
+@cache
+def _wrong_answer(mutants: tuple[Mutant, ...], case: Case, dtype: str) -> Answer | None:
+    """What the mutants say; None where that is no wrong answer, or none at all."""
+    subject = MutatedSubject(load_backend("numpy", dtype="float64", mode="reference"), mutants)
+    try:
+        answer = case.ask(subject)
+        right = case.truth(answer) if case.truth else right_answer(case)
+        parts = compare({name: answer[name] for name in right}, right, case.metric, dtype)
+    except Exception:
+        return None
+    return answer if parts[0].error > budget(case, dtype) else None
+
+
+_ORDER = {"attn": 0, "mlp": 1, "residual": 2}
+_WORDS = {"attn": "attention output", "mlp": "MLP output", "residual": "residual stream"}
+
+
+def _tap_order(name: str) -> tuple[int, int]:
+    _, layer, tap = name.split(".")
+    return int(layer), _ORDER[tap]
+
+
+def _first_wrong(parts: Sequence[Part], allowed: float | None) -> Part | None:
+    """The first tap beyond the budget, going up from the embedding; None for parts that are not taps."""
+    wrong = [p for p in parts if p.name.count(".") == 2 and p.name.split(".")[2] in _ORDER and p.error > (allowed or 0)]
+    return min(wrong, key=lambda part: _tap_order(part.name)) if wrong else None
+
+
+def _first_divergence(failed: Sequence[Result]) -> str:
+    for result in failed:
+        if first := _first_wrong(result.parts, result.budget):
+            layer, tap = first.name.split(".")[1:]
+            return f"{_WORDS[tap]} of block {layer} ({result.id})"
+    ids = [result.id for result in failed]
+    if any(id.startswith("model.logits") for id in ids):
+        taps_failed = any(id.startswith("model.taps") for id in ids)
+        return "" if taps_failed else "after the last block: final layer norm or head"
+    for family, words in [
+        ("gradient", "the backward pass; the forward pass agrees"),
+        ("loss", "the loss; the logits agree"),
+        ("optimizer", "the optimizer's update"),
+        ("schedule", "the learning rate's course"),
+        ("initial", "the initial weights"),
+        ("dropout", "dropout"),
+        ("decode", "decoding; the whole pass agrees"),
+    ]:
+        if any(id.startswith(family) for id in ids):
+            return words
+    return ""

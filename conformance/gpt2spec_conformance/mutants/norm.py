@@ -1,0 +1,159 @@
+"""Mistakes in layer norm, and in where it stands."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gpt2spec.config import GPT2Config
+from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec.tree import Tree
+from gpt2spec_conformance.mutants.fault import Mutant
+
+SPEC = "layer norm: (x - mean) / sqrt(biased variance + 1e-5) * weight + bias (TensorOps.layer_norm)"
+FINAL = "a final layer norm ln_f stands between the last block and the head (model.transformer)"
+Statistics = Callable[[TensorOps, Tensor, float], tuple[Tensor, Tensor]]
+
+
+def _layer_norm(statistics: Statistics) -> Callable[..., Tensor]:
+    """Layer norm written out; `statistics(ops, x, epsilon)` gives what is subtracted and what divides."""
+
+    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        x = ops.astype(x, ops.reduce_dtype)
+        mean, root = statistics(ops, x, epsilon)
+        return ops.astype((x - mean) / root * weight + bias, ops.dtype)
+
+    return layer_norm
+
+
+def _variance(ops: TensorOps, x: Tensor) -> Tensor:
+    centred = x - ops.mean(x, -1)
+    return ops.mean(centred * centred, -1)
+
+
+def _epsilon_outside(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    return ops.mean(x, -1), ops.sqrt(_variance(ops, x)) + epsilon
+
+
+def _no_root(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    return ops.mean(x, -1), _variance(ops, x) + epsilon
+
+
+def _unbiased(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    width = x.shape[-1]
+    return ops.mean(x, -1), ops.sqrt(_variance(ops, x) * (width / (width - 1)) + epsilon)
+
+
+def _detached(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    return ops.stop_gradient(ops.mean(x, -1)), ops.stop_gradient(ops.sqrt(_variance(ops, x) + epsilon))
+
+
+def _detached_root(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    return ops.mean(x, -1), ops.stop_gradient(ops.sqrt(_variance(ops, x) + epsilon))
+
+
+def _rms(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    return 0.0 * ops.mean(x, -1), ops.sqrt(ops.mean(x * x, -1) + epsilon)
+
+
+def _over_positions(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    mean = ops.mean(x, 1)
+    return mean, ops.sqrt(ops.mean((x - mean) * (x - mean), 1) + epsilon)
+
+
+def _over_position_and_width(ops: TensorOps, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    mean = ops.mean(ops.mean(x, -1), 1)
+    return mean, ops.sqrt(ops.mean(ops.mean((x - mean) * (x - mean), -1), 1) + epsilon)
+
+
+def _with_epsilon(value: float) -> Callable[..., Tensor]:
+    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        return original(x, weight, bias, value)
+
+    return layer_norm
+
+
+def _with_affine(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        return original(x, *change(weight, bias), epsilon)
+
+    return layer_norm
+
+
+def _bias_first(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    return original(x, weight, bias * weight, epsilon)
+
+
+def _transformer(change: Callable[[Tree], Tree]) -> Callable[..., Any]:
+    """The transformer without its final norm, whose place `change` takes: it is skipped by its weights' name."""
+
+    def transformer(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
+        return original(ops, config, change(params), *args, **kwargs)
+
+    return transformer
+
+
+def _skipping_final(original: Any, ops: TensorOps, config: GPT2Config, p: Tree | None, x: Tensor) -> Tensor:
+    return x if p is None else original(ops, config, p, x)
+
+
+def _epsilon(text: str) -> Mutant:
+    replacement = _with_epsilon(float(text))
+    summary = f"layer norm with an epsilon of {text} for 1e-5"
+    return Mutant(f"ln-epsilon-{text}", summary, SPEC, "model.logits.init.L2", ops={"layer_norm": replacement})
+
+
+def _statistics(name: str, summary: str, statistics: Statistics, killed_by: str = "model.logits.probe.L1") -> Mutant:
+    return Mutant(name, summary, SPEC, killed_by, ops={"layer_norm": _layer_norm(statistics)})
+
+
+def _affine(name: str, summary: str, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Mutant:
+    return Mutant(name, summary, SPEC, "model.logits.probe.L1", ops={"layer_norm": _with_affine(change)})
+
+
+def _final(name: str, summary: str, change: Callable[[Tree], Tree]) -> Mutant:
+    core = {
+        "gpt2spec.model.transformer": _transformer(change),
+        "gpt2spec.loss.transformer": _transformer(change),
+        "gpt2spec.model.layer_norm": _skipping_final,
+    }
+    return Mutant(name, summary, FINAL, "model.logits.probe.L1", core=core)
+
+
+MUTANTS = [
+    _statistics(
+        "ln-epsilon-outside",
+        "epsilon added to the deviation, outside the root",
+        _epsilon_outside,
+        "model.logits.init.L2",
+    ),
+    _epsilon("1e-3"),
+    _epsilon("1e-6"),
+    _epsilon("1e-8"),
+    _epsilon("1e-12"),
+    _statistics("ln-no-root", "division by the variance, not by its root", _no_root),
+    _statistics("ln-unbiased", "variance with n - 1 (torch.var's default) for n", _unbiased),
+    _statistics(
+        "ln-detached", "mean and deviation are constants to the gradient", _detached, "gradient.weights.probe.L1"
+    ),
+    _statistics(
+        "ln-detached-deviation",
+        "the deviation is a constant to the gradient",
+        _detached_root,
+        "gradient.weights.probe.L1",
+    ),
+    _statistics("ln-rms", "root mean square norm: the mean is not subtracted", _rms),
+    _statistics("ln-over-positions", "statistics over the positions, not over the width", _over_positions),
+    _statistics("ln-over-all", "one mean and variance for all positions of a row", _over_position_and_width),
+    _affine("ln-no-bias", "the bias of layer norms is dropped", lambda weight, bias: (weight, 0.0 * bias)),
+    _affine("ln-no-gain", "the gain of layer norms is dropped", lambda weight, bias: (0.0 * weight + 1.0, bias)),
+    _affine(
+        "ln-gain-plus-one", "gains stored as differences from 1: 1 + weight", lambda weight, bias: (1.0 + weight, bias)
+    ),
+    Mutant(
+        "ln-bias-before-gain",
+        "the bias is added before the gain multiplies",
+        SPEC,
+        "model.logits.probe.L1",
+        ops={"layer_norm": _bias_first},
+    ),
+    _final("ln-no-final", "no final layer norm", lambda params: {**params, "ln_f": None}),
+]

@@ -1,0 +1,499 @@
+"""Mistakes in AdamW, weight decay, gradient clipping and the learning rate's course."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec.optimizer import AdamW, WarmupCosine, clip_scale
+from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map
+from gpt2spec_conformance.mutants.fault import Mutant
+
+ADAM = "theta -= lr (m_hat / (sqrt(v_hat) + epsilon) + decay theta), t from 1 (TensorOps.adamw_update)"
+DECAY = "decay is decoupled, times the learning rate, on all weights unless 'matrices' is asked for (decay_rates)"
+CLIP = "gradients are scaled by min(1, clip / norm), norm over all weights together (optimizer.clip_scale)"
+SCHEDULE = "a line from peak / warm-up to peak, then half a cosine to final_fraction peak (optimizer.WarmupCosine)"
+SETTINGS = "beta1 0.9, beta2 0.95, epsilon 1e-8 unless others are asked for (optimizer.AdamW)"
+Moved = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """What an update knows beside its tensors: `scale` is the clipping factor, `decay` the tensor's own."""
+
+    scale: Tensor
+    lr: Tensor
+    update: Tensor
+    correction1: Tensor
+    correction2: Tensor
+    beta1: float
+    beta2: float
+    epsilon: float
+    decay: float
+
+
+Update = Callable[[TensorOps, Tensor, Tensor, Tensor, Tensor, Scalars], Moved]
+
+
+def each(update_one: Update) -> Callable[..., Any]:
+    """`adamw_update` by `update_one(ops, p, g, m, v, scalars)`, which gives the new p, m and v of one tensor."""
+
+    def adamw_update(
+        original: Any, ops: TensorOps, params: Any, grads: Any, m: Any, v: Any, decay: Any, **s: Any
+    ) -> Any:
+        groups = zip(params, grads, m, v, decay, strict=True)
+        moved = [update_one(ops, p, g, m, v, Scalars(**s, decay=rate)) for p, g, m, v, rate in groups]
+        return tuple(list(column) for column in zip(*moved, strict=True))
+
+    return adamw_update
+
+
+def moments(g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> tuple[Tensor, Tensor]:
+    """The running means of the gradient and of its square."""
+    g = s.scale * g
+    return s.beta1 * m + (1.0 - s.beta1) * g, s.beta2 * v + (1.0 - s.beta2) * (g * g)
+
+
+def direction(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+    """m_hat / (sqrt(v_hat) + epsilon)."""
+    return (m / s.correction1) / (ops.sqrt(v / s.correction2) + s.epsilon)
+
+
+def towards(step: Callable[[TensorOps, Tensor, Tensor, Scalars], Tensor]) -> Callable[..., Any]:
+    """AdamW with another direction, `step(ops, m, v, scalars)`."""
+
+    def update_one(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+        m, v = moments(g, m, v, s)
+        return p - s.lr * (step(ops, m, v, s) + s.decay * p), m, v
+
+    return each(update_one)
+
+
+def _l2(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    m, v = moments(g + s.decay / s.scale * p, m, v, s)
+    return p - s.lr * direction(ops, m, v, s), m, v
+
+
+def _decay_without_rate(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    m, v = moments(g, m, v, s)
+    return p - s.lr * direction(ops, m, v, s) - s.decay * p, m, v
+
+
+def _decay_after(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    m, v = moments(g, m, v, s)
+    p = p - s.lr * direction(ops, m, v, s)
+    return p - s.lr * s.decay * p, m, v
+
+
+def _decay_by_deviation(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    m, v = moments(g, m, v, s)
+    numerator = m / s.correction1 + s.decay * p
+    return p - s.lr * numerator / (ops.sqrt(v / s.correction2) + s.epsilon), m, v
+
+
+def _amsgrad(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    m, new_v = moments(g, m, v, s)
+    v = ops.where(new_v > v, new_v, v)
+    return p - s.lr * (direction(ops, m, v, s) + s.decay * p), m, v
+
+
+def _nesterov(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    m, v = moments(g, m, v, s)
+    ahead, _ = moments(g, m, v, s)
+    return p - s.lr * (direction(ops, ahead, v, s) + s.decay * p), m, v
+
+
+def _stale_moments(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    new_m, new_v = moments(g, m, v, s)
+    return p - s.lr * (direction(ops, m, new_v, s) + s.decay * p), new_m, new_v
+
+
+def _undamped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    new_m, v = s.beta1 * m + s.scale * g, moments(g, m, v, s)[1]
+    return p - s.lr * (direction(ops, new_m, v, s) + s.decay * p), new_m, v
+
+
+def _variance_unclipped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    new_m, _ = moments(g, m, v, s)
+    _, new_v = moments(g / s.scale, m, v, s)
+    return p - s.lr * (direction(ops, new_m, new_v, s) + s.decay * p), new_m, new_v
+
+
+def _betas_exchanged(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    s = dataclasses.replace(s, beta1=s.beta2, beta2=s.beta1, correction1=s.correction2, correction2=s.correction1)
+    m, v = moments(g, m, v, s)
+    return p - s.lr * (direction(ops, m, v, s) + s.decay * p), m, v
+
+
+def _corrected(change: Callable[[Scalars], dict[str, Any]]) -> Callable[..., Any]:
+    return towards(lambda ops, m, v, s: direction(ops, m, v, dataclasses.replace(s, **change(s))))
+
+
+def _epsilon_inside(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+    return (m / s.correction1) / ops.sqrt(v / s.correction2 + s.epsilon)
+
+
+def _epsilon_before_correction(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+    return (m / s.correction1) / ((ops.sqrt(v) + s.epsilon) / ops.sqrt(s.correction2))
+
+
+def _no_epsilon(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+    return (m / s.correction1) / (ops.sqrt(v / s.correction2) + 1e-30)
+
+
+def _no_root(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+    return (m / s.correction1) / (v / s.correction2 + s.epsilon)
+
+
+def _with_settings(**changes: Any) -> dict[str, Callable[..., Any]]:
+    """Settings that are what they are, whatever is asked for."""
+
+    def apply_gradients(original: Any, ops: TensorOps, adamw: AdamW, *args: Any) -> Any:
+        return original(ops, dataclasses.replace(adamw, **changes), *args)
+
+    def update_scalars(original: Any, adamw: AdamW, *args: Any) -> Any:
+        return original(dataclasses.replace(adamw, **changes), *args)
+
+    return {**_applying(apply_gradients), "gpt2spec_conformance.subject.update_scalars": update_scalars}
+
+
+def _applying(apply_gradients: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    modules = ("gpt2spec.optimizer", "gpt2spec_conformance.subject")
+    return {f"{module}.apply_gradients": apply_gradients for module in modules}
+
+
+def _with_gradients(change: Callable[[TensorOps, AdamW, Tree], Tree], **settings: Any) -> dict[str, Callable[..., Any]]:
+    """Updates by other gradients, `change(ops, adamw, gradients)`, and with other settings."""
+
+    def apply_gradients(original: Any, ops: TensorOps, adamw: AdamW, state: Tree, grads: Tree, scalars: Any) -> Any:
+        return original(ops, dataclasses.replace(adamw, **settings), state, change(ops, adamw, grads), scalars)
+
+    return _applying(apply_gradients)
+
+
+def _clipped_by_value(ops: TensorOps, adamw: AdamW, grads: Tree) -> Tree:
+    def clipped(g: Tensor) -> Tensor:
+        g = ops.where(g > adamw.clip, adamw.clip, g)
+        return ops.where(g < -adamw.clip, -adamw.clip, g)
+
+    return tree_map(clipped, grads) if adamw.clip else grads
+
+
+def _clipped_one_by_one(ops: TensorOps, adamw: AdamW, grads: Tree) -> Tree:
+    return tree_map(lambda g: g * clip_scale(ops, ops.global_norm([g]), adamw.clip), grads)
+
+
+def _at_update(change: Callable[[int], int]) -> dict[str, Callable[..., Any]]:
+    """Bias correction as if the update were another."""
+
+    def update_scalars(original: Any, adamw: AdamW, lr: float, update: int) -> Any:
+        return original(adamw, lr, change(update))
+
+    return {"gpt2spec_conformance.subject.update_scalars": update_scalars}
+
+
+def _decayed(which: Callable[[tuple[str, ...]], bool]) -> dict[str, Callable[..., Any]]:
+    def decay_rates(original: Any, adamw: AdamW, params: Tree) -> list[float]:
+        rates = original(adamw, params)
+        return [rate if which(path) else 0.0 for rate, (path, _) in zip(rates, named_leaves(params), strict=True)]
+
+    return {"gpt2spec.optimizer.decay_rates": decay_rates}
+
+
+def _gains_decayed(original: Any, adamw: AdamW, params: Tree) -> list[float]:
+    paths = [path for path, _ in named_leaves(params)]
+    return [adamw.weight_decay if path[-1] == "weight" or adamw.decay == "all" else 0.0 for path in paths]
+
+
+def _always_scaled(original: Any, ops: TensorOps, norm: Tensor, clip: float) -> Any:
+    return original(ops, norm, clip) if clip == 0.0 else clip / norm
+
+
+def _scaled_with_epsilon(original: Any, ops: TensorOps, norm: Tensor, clip: float) -> Any:
+    return original(ops, norm + 1e-6, clip)
+
+
+def _sum_of_squares(original: Any, ops: TensorOps, tensors: Sequence[Tensor]) -> Tensor:
+    norm = original(tensors)
+    return norm * norm
+
+
+def _sum_of_norms(original: Any, ops: TensorOps, tensors: Sequence[Tensor]) -> Tensor:
+    total = original(tensors[:1])
+    for x in tensors[1:]:
+        total = total + original([x])
+    return total
+
+
+def _root_mean_square(original: Any, ops: TensorOps, tensors: Sequence[Tensor]) -> Tensor:
+    return original(tensors) / math.sqrt(sum(math.prod(x.shape) for x in tree_leaves(tensors)))
+
+
+def _course(rate: Callable[[Callable[[int], float], WarmupCosine, int], float]) -> dict[str, Callable[..., Any]]:
+    """Learning rates by `rate(right, schedule, update)`, `right(update)` being the right one."""
+
+    def learning_rates(original: Any, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:
+        return [rate(lambda update: original(schedule, [update])[0], schedule, update) for update in updates]
+
+    return {"learning_rates": learning_rates}
+
+
+def _half_cosine(schedule: WarmupCosine, progress: float) -> float:
+    floor = schedule.peak * schedule.final_fraction
+    return floor + (schedule.peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _to_a_tenth(right: Any, schedule: WarmupCosine, update: int) -> float:
+    return dataclasses.replace(schedule, final_fraction=0.1)(update)
+
+
+def _whole_run(right: Any, schedule: WarmupCosine, update: int) -> float:
+    return right(update) if update <= schedule.warmup else _half_cosine(schedule, min(1.0, update / schedule.steps))
+
+
+def _after_warmup(right: Any, schedule: WarmupCosine, update: int) -> float:
+    later = update - schedule.warmup
+    return right(update) if later <= 0 else _half_cosine(schedule, min(1.0, later / schedule.steps))
+
+
+def _restarting(right: Any, schedule: WarmupCosine, update: int) -> float:
+    progress = (update - schedule.warmup) / (schedule.steps - schedule.warmup)
+    return right(update) if progress <= 0.0 else _half_cosine(schedule, progress)
+
+
+def _line_down(right: Any, schedule: WarmupCosine, update: int) -> float:
+    progress = (update - schedule.warmup) / (schedule.steps - schedule.warmup)
+    floor = schedule.peak * schedule.final_fraction
+    return right(update) if progress <= 0.0 else max(floor, schedule.peak + (floor - schedule.peak) * progress)
+
+
+def _quarter_cosine(right: Any, schedule: WarmupCosine, update: int) -> float:
+    progress = min(1.0, (update - schedule.warmup) / (schedule.steps - schedule.warmup))
+    return right(update) if progress <= 0.0 else schedule.peak * math.cos(0.5 * math.pi * progress)
+
+
+def _no_warmup(right: Any, schedule: WarmupCosine, update: int) -> float:
+    return schedule.peak if update <= schedule.warmup else right(update)
+
+
+def _adam(name: str, summary: str, replacement: Callable[..., Any], killed_by: str, spec: str = ADAM) -> Mutant:
+    return Mutant(name, summary, spec, killed_by, ops={"adamw_update": replacement})
+
+
+def _setting(name: str, summary: str, killed_by: str, spec: str = SETTINGS, **changes: Any) -> Mutant:
+    return Mutant(name, summary, spec, killed_by, core=_with_settings(**changes))
+
+
+def _decay(name: str, summary: str, which: Callable[[tuple[str, ...]], bool]) -> Mutant:
+    return Mutant(name, summary, DECAY, "optimizer.decay.all", core=_decayed(which))
+
+
+def _counted(name: str, summary: str, change: Callable[[int], int]) -> Mutant:
+    return Mutant(name, summary, ADAM, "optimizer.adamw.1e+00", core=_at_update(change))
+
+
+def _norm(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant:
+    return Mutant(name, summary, CLIP, "optimizer.clip.active", ops={"global_norm": replacement})
+
+
+def _rate(name: str, summary: str, rate: Any) -> Mutant:
+    return Mutant(name, summary, SCHEDULE, "schedule.warmup-cosine.brief", subject=_course(rate))
+
+
+MUTANTS = [
+    _adam(
+        "decay-l2",
+        "decay added to the gradient (Adam with L2), not beside the update",
+        each(_l2),
+        "optimizer.decay.all",
+        DECAY,
+    ),
+    _adam(
+        "decay-without-rate",
+        "decay is not multiplied by the learning rate",
+        each(_decay_without_rate),
+        "optimizer.decay.all",
+        DECAY,
+    ),
+    _adam(
+        "decay-after-update",
+        "decay of the weights that were updated already",
+        each(_decay_after),
+        "optimizer.decay.all",
+        DECAY,
+    ),
+    _adam(
+        "decay-adapted",
+        "decay is divided by the gradient's deviation",
+        each(_decay_by_deviation),
+        "optimizer.decay.all",
+        DECAY,
+    ),
+    _setting("decay-none", "no weight decay", "optimizer.decay.all", DECAY, weight_decay=0.0),
+    _setting(
+        "decay-matrices-only",
+        "decay of matrices only, where all was asked for",
+        "optimizer.decay.all",
+        DECAY,
+        decay="matrices",
+    ),
+    _setting(
+        "decay-everything",
+        "decay of all weights, where matrices was asked for",
+        "optimizer.decay.matrices",
+        DECAY,
+        decay="all",
+    ),
+    _decay("decay-not-embeddings", "no decay of the embeddings", lambda path: path[0] not in ("wte", "wpe")),
+    _decay("decay-not-biases", "no decay of biases", lambda path: path[-1] != "bias"),
+    Mutant(
+        "decay-gains",
+        "layer norm gains are decayed among the matrices: their names end in weight",
+        DECAY,
+        "optimizer.decay.matrices",
+        core={"gpt2spec.optimizer.decay_rates": _gains_decayed},
+    ),
+    _adam(
+        "adam-no-correction",
+        "no bias correction",
+        _corrected(lambda s: {"correction1": 1.0, "correction2": 1.0}),
+        "optimizer.adamw.1e+00",
+    ),
+    _adam(
+        "adam-no-first-correction",
+        "the mean is not corrected",
+        _corrected(lambda s: {"correction1": 1.0}),
+        "optimizer.adamw.1e+00",
+    ),
+    _adam(
+        "adam-no-second-correction",
+        "the square's mean is not corrected",
+        _corrected(lambda s: {"correction2": 1.0}),
+        "optimizer.adamw.1e+00",
+    ),
+    _adam(
+        "adam-corrections-exchanged",
+        "the two bias corrections are exchanged",
+        _corrected(lambda s: {"correction1": s.correction2, "correction2": s.correction1}),
+        "optimizer.adamw.1e+00",
+    ),
+    _counted("adam-update-ahead", "t is counted up twice: from 2", lambda update: update + 1),
+    _counted("adam-update-from-zero", "t counted from 0, with 1 for the first", lambda update: max(1, update - 1)),
+    _counted("adam-update-stuck", "t stays 1", lambda update: 1),
+    _adam("adam-epsilon-inside", "epsilon inside the root", towards(_epsilon_inside), "optimizer.adamw.1e-04"),
+    _adam(
+        "adam-epsilon-before-correction",
+        "epsilon is added before the bias correction (TensorFlow's epsilon hat)",
+        towards(_epsilon_before_correction),
+        "optimizer.adamw.1e-09",
+    ),
+    _adam("adam-no-epsilon", "no epsilon", towards(_no_epsilon), "optimizer.adamw.1e-09"),
+    _adam("adam-no-root", "division by the second moment, not by its root", towards(_no_root), "optimizer.adamw.1e+02"),
+    _setting("adam-epsilon-1e-6", "epsilon is 1e-6", "optimizer.adamw.1e-09", epsilon=1e-6),
+    _setting("adam-epsilon-1e-7", "epsilon is 1e-7 (Keras)", "optimizer.adamw.1e-09", epsilon=1e-7),
+    _setting(
+        "adam-beta2-0.999",
+        "beta2 is 0.999 (the default of torch and of the paper)",
+        "optimizer.adamw.1e+00",
+        beta2=0.999,
+    ),
+    _setting("adam-beta1-0.95", "beta1 is 0.95", "optimizer.adamw.1e+00", beta1=0.95),
+    _adam("adam-betas-exchanged", "beta1 and beta2 are exchanged", each(_betas_exchanged), "optimizer.adamw.1e+00"),
+    _adam("adam-amsgrad", "AMSGrad: the second moment never falls", each(_amsgrad), "optimizer.adamw.1e+00"),
+    _adam(
+        "adam-nesterov",
+        "Nesterov's momentum: the mean looks one gradient ahead",
+        each(_nesterov),
+        "optimizer.adamw.1e+00",
+    ),
+    _adam(
+        "adam-stale-mean",
+        "the update uses the mean from before this gradient",
+        each(_stale_moments),
+        "optimizer.adamw.1e+00",
+    ),
+    _adam(
+        "adam-undamped",
+        "the gradient enters the mean without the factor 1 - beta1",
+        each(_undamped),
+        "optimizer.adamw.1e+00",
+    ),
+    _adam(
+        "adam-sign",
+        "theta grows along the gradient",
+        towards(lambda ops, m, v, s: 0.0 - direction(ops, m, v, s)),
+        "optimizer.adamw.1e+00",
+    ),
+    Mutant(
+        "adam-gradient-doubled",
+        "the optimizer gets the gradient twice over",
+        ADAM,
+        "optimizer.adamw.1e-09",
+        core=_with_gradients(lambda ops, adamw, grads: tree_map(lambda g: 2.0 * g, grads)),
+    ),
+    _setting("clip-none", "no clipping, where it was asked for", "optimizer.clip.active", CLIP, clip=0.0),
+    Mutant(
+        "clip-by-value",
+        "each value is clipped by itself",
+        CLIP,
+        "optimizer.clip.active",
+        core=_with_gradients(_clipped_by_value, clip=0.0),
+    ),
+    Mutant(
+        "clip-by-tensor",
+        "each tensor is clipped by its own norm",
+        CLIP,
+        "optimizer.clip.active",
+        core=_with_gradients(_clipped_one_by_one, clip=0.0),
+    ),
+    Mutant(
+        "clip-always",
+        "gradients within the norm are scaled up to it",
+        CLIP,
+        "optimizer.clip.inactive",
+        core={"gpt2spec.optimizer.clip_scale": _always_scaled},
+    ),
+    Mutant(
+        "clip-epsilon",
+        "1e-6 is added to the norm, as torch's clip_grad_norm_ does",
+        CLIP,
+        "optimizer.clip.small",
+        core={"gpt2spec.optimizer.clip_scale": _scaled_with_epsilon},
+    ),
+    _norm("clip-norm-squared", "the norm's root is forgotten", _sum_of_squares),
+    _norm("clip-norm-summed", "the norms of the tensors are added, not their squares", _sum_of_norms),
+    _norm("clip-norm-mean", "the norm is divided by the root of the number of values", _root_mean_square),
+    _adam(
+        "clip-mean-only",
+        "the second moment is of the gradient before clipping",
+        each(_variance_unclipped),
+        "optimizer.clip.active",
+        CLIP,
+    ),
+    _rate(
+        "warmup-from-zero",
+        "updates counted from 0: the first learning rate is 0",
+        lambda right, schedule, update: right(update - 1),
+    ),
+    _rate(
+        "warmup-ahead",
+        "updates counted from 2: the peak comes one early",
+        lambda right, schedule, update: right(update + 1),
+    ),
+    _rate("warmup-none", "no warm-up: the peak from the first update", _no_warmup),
+    _rate("cosine-to-tenth", "the cosine ends at a tenth of the peak", _to_a_tenth),
+    Mutant(
+        "cosine-to-zero",
+        "the cosine ends at zero, where a floor was asked for",
+        SCHEDULE,
+        "schedule.warmup-cosine.floor",
+        subject=_course(lambda right, schedule, update: dataclasses.replace(schedule, final_fraction=0.0)(update)),
+    ),
+    _rate("cosine-of-whole-run", "the cosine's progress counts the warm-up: it begins below the peak", _whole_run),
+    _rate("cosine-too-long", "the cosine ends `steps` updates after the warm-up", _after_warmup),
+    _rate("cosine-restarts", "beyond its end the cosine rises again", _restarting),
+    _rate("cosine-quarter", "a quarter of a cosine, not (1 + cos) / 2", _quarter_cosine),
+    _rate("cosine-linear", "a line for the cosine", _line_down),
+]

@@ -1,0 +1,98 @@
+"""Hugging Face's `GPT2LMHeadModel` as a subject: `--subject gpt2spec_conformance.subjects.huggingface:subject`.
+
+Nothing is downloaded: the models are built from configurations and get the suite's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from gpt2spec.checkpoints.huggingface import config_to_json
+from gpt2spec.config import GPT2Config
+from gpt2spec.parameters import HostParams
+from gpt2spec_conformance.subject import GenerateOptions
+from gpt2spec_conformance.subjects.torch_module import TorchModuleSubject, to_numpy, to_torch
+
+MODULES = ("wte", "wpe", *(f"h.{{i}}.{name}" for name in ("ln_1", "ln_2")), "ln_f")
+PROJECTIONS = tuple(f"h.{{i}}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
+NAMES = {name: f"transformer.{name}" for name in (*MODULES, *PROJECTIONS)}
+"""Theirs are the specification's with a prefix, and `Conv1D` is [in, out]."""
+PARTS = {"attn": "transformer.h.{i}.attn", "mlp": "transformer.h.{i}.mlp", "residual": "transformer.h.{i}"}
+
+
+def build(config: GPT2Config) -> Any:
+    """Their model with its own initial weights, its end-of-text token unset."""
+    fields = {**config_to_json(config), "bos_token_id": None, "eos_token_id": None}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**fields))
+
+
+class HuggingFaceSubject(TorchModuleSubject):
+    """Their model, and the key/value cache, filters and generation that come with it."""
+
+    def __init__(self, dtype: str = "float32") -> None:
+        name = f"transformers {transformers.__version__} GPT2LMHeadModel"
+        super().__init__(build, NAMES, parts=PARTS, name=name, dtype=dtype)
+
+    def cached_logits(
+        self, config: GPT2Config, params: HostParams, tokens: np.ndarray, lengths: Sequence[int], widths: Sequence[int]
+    ) -> np.ndarray:
+        """Each row by itself: `past_key_values` has one length for all rows."""
+        model = self.loaded(config, params)
+        found = np.zeros((*tokens.shape, config.vocab_size))
+        ends = np.cumsum(widths)
+        for row, length in enumerate(lengths):
+            cache = None
+            for start, end in zip(ends - widths, np.minimum(ends, length), strict=True):
+                if start < end:
+                    with torch.no_grad():
+                        out = model(to_torch(tokens[row : row + 1, start:end]), past_key_values=cache, use_cache=True)
+                    cache = out.past_key_values
+                    found[row, start:end] = to_numpy(out.logits[0])
+        return found
+
+    def token_probabilities(
+        self, logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
+    ) -> np.ndarray:
+        """By the logits warpers of `generate`, in its order."""
+        warpers: list[Any] = [transformers.TemperatureLogitsWarper(float(temperature))]
+        warpers += [transformers.TopKLogitsWarper(top_k)] if top_k is not None else []
+        warpers += [transformers.TopPLogitsWarper(float(top_p))] if top_p is not None else []
+        scores = torch.tensor(np.asarray(logits, np.float32))[None]
+        for warper in warpers:
+            scores = warper(None, scores)
+        return to_numpy(scores.softmax(-1)[0])
+
+    def generate(
+        self, config: GPT2Config, params: HostParams, prompts: Sequence[Sequence[int]], options: GenerateOptions
+    ) -> list[list[int]]:
+        """`model.generate` on prompts padded on the left, PyTorch's generator seeded with the options' seed."""
+        width = max(map(len, prompts))
+        tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        settings = {"max_new_tokens": options.max_new_tokens, "pad_token_id": 0, **_choice(options)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            out = self.loaded(config, params).generate(tokens, attention_mask=mask, **settings)
+        return [list(map(int, row[width:])) for row in out]
+
+
+def _choice(options: GenerateOptions) -> dict[str, Any]:
+    """How tokens are chosen, in their words; top-k is 0 and top-p is 1 where there is none."""
+    if options.temperature == 0:
+        return {"do_sample": False}
+    return {
+        "do_sample": True,
+        "temperature": options.temperature,
+        "top_k": options.top_k or 0,
+        "top_p": 1.0 if options.top_p is None else options.top_p,
+    }
+
+
+def subject() -> HuggingFaceSubject:
+    """What `--subject` calls."""
+    return HuggingFaceSubject()
