@@ -26,6 +26,8 @@ MOST_CASES = 12
 """So many failed cases are enough to tell mistakes apart."""
 SCREEN_CASES = 3
 SCREENED = 12
+FARTHEST = 1e9
+"""Budgets: answers farther apart than this, or nearer than its inverse, are not told apart."""
 MOST_SUSPECTS = 5
 
 
@@ -37,7 +39,7 @@ class Suspect:
         mutant: its name in the catalogue; "a + b" for two.
         summary: what is done wrong.
         spec: what the specification says, and where.
-        explains: the number of failed cases whose answers it gives.
+        explains: the number of failed cases whose answers it gives; 0 where it is only known to fail them.
         of: the number of failed cases that were compared.
         distance: of the subject's answers to the mutant's: the mean logarithm of errors over budgets.
     """
@@ -77,6 +79,10 @@ def diagnose(results: Sequence[Result], dtype: str) -> Diagnosis:
         first = catalogue()[suspects[0].mutant]
         pairs = _suspects([(first, m) for m in candidates if m is not first], chosen, dtype)
         suspects = sorted([*suspects, *(p for p in pairs if p.explains > suspects[0].explains)], key=_rank)
+    if not suspects:  # no answer to compare, or one that is another each time: the cases that mistakes are known for
+        ids = [case.id for case, _ in failed]
+        known = sorted((m for m in candidates if m.killed_by in ids), key=lambda m: ids.index(m.killed_by))
+        suspects = [Suspect(m.name, m.summary, m.spec, 0, len(chosen), math.log(FARTHEST)) for m in known]
     return Diagnosis(tuple(suspects[:MOST_SUSPECTS]), _first_divergence([r for _, r in failed]))
 
 
@@ -114,7 +120,7 @@ def _suspect(mutants: tuple[Mutant, ...], failed: Sequence[tuple[Case, Result]],
         "; ".join(dict.fromkeys(m.spec for m in mutants)),
         sum(d <= SLACK for d in distances),
         len(distances),
-        sum(math.log(min(max(d, 1e-3), 1e9)) for d in distances) / len(distances),
+        sum(math.log(min(max(d, 1 / FARTHEST), FARTHEST)) for d in distances) / len(distances),
     )
 
 

@@ -287,15 +287,16 @@ def make_header(subject: Subject, planned: int, command: str = "") -> Header:
 
 
 def framework_versions(backend: str) -> dict[str, str]:
-    """Versions of NumPy and of what an installed backend requires; NumPy's alone for any other subject."""
+    """Versions of what an installed backend requires; for any other subject, of the frameworks in this process."""
     from gpt2spec.cli import backends as listing
     from gpt2spec.plugins import default_registry
 
     try:
-        of_backend = listing.framework_versions(default_registry.find(backend)) if backend else {}
+        if backend:
+            return {"numpy": version("numpy"), **listing.framework_versions(default_registry.find(backend))}
     except GPT2SpecError:
-        of_backend = {}
-    return {"numpy": version("numpy"), **of_backend}
+        pass
+    return {name: version(name) for name in ("torch", "jax", "tinygrad", "transformers") if name in sys.modules}
 
 
 def manifest_hash() -> str:

@@ -68,6 +68,11 @@ class Subject:
         """Whether the subject has an operation of `OPERATIONS`."""
         if operation == "backend":
             return self.backend is not None
+        if operation == "loss":
+            return self._overrides("loss") or self._overrides("loss_and_gradients")
+        return self._overrides(operation)
+
+    def _overrides(self, operation: str) -> bool:
         return getattr(type(self), operation) is not getattr(Subject, operation)
 
     # ------------------------------------------------------------------ level inference
@@ -151,7 +156,7 @@ class BackendSubject(Subject):
         self._programs: dict[Any, Any] = {}
 
     def supports(self, operation: str) -> bool:
-        """Everything, but gradients only where the backend claims them."""
+        """Everything; gradients only where the backend claims them."""
         needs_gradients = operation in ("loss_and_gradients", "train_losses")
         return self.backend.capabilities.gradients or not needs_gradients
 
@@ -283,7 +288,10 @@ def load_subject(path: str) -> Subject:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"--subject takes package.module:factory; {path!r}: {error}") from None
-    subject = factory()
+    try:
+        subject = factory()
+    except TypeError as error:
+        raise ConfigError(f"--subject {path}: {error}") from None
     if not isinstance(subject, Subject):
         raise ConfigError(f"{path} returned {type(subject).__name__}; a gpt2spec_conformance.Subject is expected")
     return subject

@@ -1,6 +1,6 @@
 """`gpt2spec conform`: is it GPT-2? Puts the conformance suite to a backend or to somebody's own implementation.
 
-Of the core, this command alone knows the suite, and imports it only when it runs.
+Of the core, this command and `vectors` alone know the suite, and import it only when they run.
 """
 
 import argparse

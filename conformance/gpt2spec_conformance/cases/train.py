@@ -58,7 +58,7 @@ def cases() -> list[Case]:
             "train",
             "adamw_steps",
             "gradients beyond the global norm are scaled to it, all by one factor",
-            lambda subject: adamw(subject, AdamW(clip=0.7, epsilon=1e-2), 0.1),
+            lambda subject: adamw(subject, AdamW(clip=0.7, epsilon=1e-2), 3.0),
             metric="whole",
         ),
         Case(

@@ -115,6 +115,8 @@ def reproduce(session: SessionReport, case: CaseReport) -> str:
 
 def suspect_line(suspect: Suspect) -> str:
     """A suspect in one line."""
+    if not suspect.explains:
+        return f"perhaps {suspect.mutant}: {suspect.summary}; the specification: {suspect.spec}"
     return (
         f"matches {suspect.mutant}: {suspect.summary}; explains {suspect.explains} of {suspect.of}; "
         f"the specification: {suspect.spec}"

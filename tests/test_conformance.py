@@ -1,0 +1,165 @@
+"""The suite as a whole: what is frozen, our own backends before it, the judge, and the diagnosis put to blind tests."""
+
+import importlib.util
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from gpt2spec_conformance.case import LEVELS, Case
+from gpt2spec_conformance.cases import all_cases
+from gpt2spec_conformance.diagnosis import diagnose
+from gpt2spec_conformance.judge import BUDGETS, budget, compare
+from gpt2spec_conformance.mutants import MutatedSubject, catalogue
+from gpt2spec_conformance.runner import Result, run_case, run_cases
+from gpt2spec_conformance.subject import BackendSubject, Subject, load_subject
+
+from gpt2spec.errors import ConfigError
+from gpt2spec.plugins import load_backend
+
+FROZEN = json.loads(BUDGETS.read_text())
+BACKENDS = ["numpy", "torch", "jax", "tinygrad"]
+MISTAKES = [mutant for mutant in catalogue().values() if not mutant.right]
+
+
+# ---------------------------------------------------------------------- what is frozen
+
+
+def test_the_cases_are_those_that_are_frozen() -> None:
+    assert [case.id for case in all_cases()] == list(FROZEN["cases"])
+    assert len({case.id for case in all_cases()}) == len(all_cases())
+    assert {case.level for case in all_cases()} == set(LEVELS)
+
+
+def test_every_right_implementation_stays_at_a_quarter_of_its_budget() -> None:
+    """One half of the release gate. The other, that mutants reach four budgets, is in test_conformance_mutants."""
+    over = {
+        id: (name, error)
+        for id, found in FROZEN["measured"].items()
+        for name, error in found.items()
+        if error > FROZEN["cases"][id] / 4
+    }
+    assert over == {}
+    assert {len(found) for found in FROZEN["measured"].values()} == {6}  # implementations, in every case
+
+
+def test_the_oracle_was_confirmed_by_another_implementation() -> None:
+    confirmed = FROZEN["provenance"]["oracle-differences"]
+    assert max(confirmed.values()) < 1e-13
+    for family in ("model.logits", "model.taps", "loss.mean", "gradient.weights", "decode.cache"):
+        assert any(id.startswith(family) for id in confirmed)
+
+
+def test_a_case_without_a_budget_is_our_mistake_and_not_the_subjects() -> None:
+    case = Case("model.unknown", "inference", "logits", "nothing", lambda subject: {"x": np.zeros(1)})
+    with pytest.raises(ConfigError, match=r"model\.unknown has no budget"):
+        run_case(case, BackendSubject(load_backend("numpy")))
+
+
+# ---------------------------------------------------------------------- our own backends
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.timeout(1200)
+def test_our_backends_conform(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    results = list(run_cases(all_cases(), BackendSubject(load_backend(name))))
+    assert [(r.id, r.status, r.message) for r in results if r.status != "passed"] == []
+    assert len(results) == len(all_cases())
+
+
+def test_the_definitions_conform_in_float64() -> None:
+    subject = BackendSubject(load_backend("numpy", dtype="float64", mode="reference"), "reference")
+    results = list(run_cases(all_cases(), subject))
+    assert [(r.id, r.status, r.message) for r in results if r.status != "passed"] == []
+
+
+# ---------------------------------------------------------------------- the judge
+
+
+def test_the_worst_part_and_its_worst_value_are_told() -> None:
+    right = {"a": np.ones((2, 3)), "b": np.full((2, 3), 2.0)}
+    wrong = {"a": np.ones((2, 3)), "b": np.array([[2.0, 2.0, 2.0], [2.0, 5.0, 2.0]])}
+    worst = compare(wrong, right, "whole", "float32")[0]
+    assert (worst.name, worst.index, worst.found, worst.expected) == ("b", (1, 1), 5.0, 2.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_none_fail(value: float) -> None:
+    right = {"a": np.ones(3)}
+    assert compare({"a": np.array([1.0, value, 1.0])}, right, "rows", "float32")[0].error == np.inf
+
+
+class Silent(Subject):
+    """Has nothing to say."""
+
+
+class Crashing(Subject):
+    def logits(self, config: Any, params: Any, tokens: np.ndarray) -> np.ndarray:
+        raise RuntimeError("out of ideas\nand more")
+
+
+def test_a_subject_without_operations_passes_nothing() -> None:
+    assert {result.status for result in run_cases(all_cases(), Silent())} == {"unsupported"}
+
+
+def test_a_crash_is_no_failure_and_no_pass() -> None:
+    (case,) = [case for case in all_cases() if case.id == "model.logits.probe.L2"]
+    result = run_case(case, Crashing())
+    assert (result.status, result.message) == ("error", "RuntimeError: out of ideas")
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere:subject", "json:nothing", "json:dumps"])
+def test_a_subject_that_is_none_is_told_in_one_line(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_subject(path)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- the diagnosis
+
+
+def results_of(*names: str) -> list[Result]:
+    subject = MutatedSubject(load_backend("numpy"), [catalogue()[name] for name in names])
+    return list(run_cases(all_cases(), subject))
+
+
+def test_nine_of_ten_mistakes_are_named_first() -> None:
+    """Every eighth of the catalogue, which goes by families: all of them take some minutes."""
+    chosen = MISTAKES[::8]
+    missed = []
+    for mutant in chosen:
+        found = diagnose(results_of(mutant.name), "float32").suspects
+        if not found or found[0].mutant != mutant.name:
+            missed.append((mutant.name, [suspect.mutant for suspect in found]))
+    assert len(missed) <= len(chosen) // 10, missed
+
+
+def test_two_mistakes_are_both_named() -> None:
+    found = diagnose(results_of("gelu-erf", "mask-shifted"), "float32")
+    assert set(found.suspects[0].mutant.split(" + ")) == {"gelu-erf", "mask-shifted"}
+    assert found.first_divergence.startswith("attention output of block 0")
+
+
+def test_nothing_is_explained_where_nothing_failed() -> None:
+    assert diagnose(list(run_cases(all_cases()[:20], BackendSubject(load_backend("numpy")))), "float32").suspects == ()
+
+
+def test_a_mistake_that_is_in_no_catalogue_is_at_least_located() -> None:
+    class Strange(BackendSubject):
+        def taps(self, config: Any, params: Any, tokens: np.ndarray) -> dict[str, np.ndarray]:
+            found = super().taps(config, params, tokens)
+            return {name: x * (1.37 if name == "h.1.mlp" else 1.0) for name, x in found.items()}
+
+    results = list(run_cases(all_cases(), Strange(load_backend("numpy"))))
+    found = diagnose(results, "float32")
+    assert found.first_divergence.startswith("MLP output of block 1")
+
+
+def test_budgets_are_in_epsilons_of_the_subjects_own_dtype() -> None:
+    (case,) = [case for case in all_cases() if case.id == "model.logits.probe.L2"]
+    single = BackendSubject(load_backend("numpy"))
+    single.dtype = "float64"  # a lie
+    assert run_case(case, single).status == "failed"
+    assert budget(case, "float32") == budget(case, "float64")
