@@ -14,7 +14,7 @@ import pytest
 import torch
 from gpt2spec_conformance.case import Case
 from gpt2spec_conformance.cases import all_cases
-from gpt2spec_conformance.cases.common import L1, L2, tokens_and_targets
+from gpt2spec_conformance.cases.inputs import L1, L2, tokens_and_targets
 from gpt2spec_conformance.diagnosis import diagnose
 from gpt2spec_conformance.runner import Result, run_cases
 from gpt2spec_conformance.subject import Subject, load_subject

@@ -29,7 +29,7 @@ from gpt2spec.optimizer import AdamW
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec_conformance.case import Answer, Case, Nonconformance
 from gpt2spec_conformance.cases import all_cases
-from gpt2spec_conformance.cases.common import MODELS
+from gpt2spec_conformance.cases.inputs import MODELS
 from gpt2spec_conformance.runner import oracle
 from gpt2spec_conformance.session import SessionReport, run_session
 from gpt2spec_conformance.subject import Subject

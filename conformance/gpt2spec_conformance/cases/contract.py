@@ -8,7 +8,7 @@ from gpt2spec.backend import Backend
 from gpt2spec.model import forward
 from gpt2spec.ops import TensorOps
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
-from gpt2spec_conformance.cases.common import L2, token_batch, tokens_and_targets
+from gpt2spec_conformance.cases.inputs import L2, token_batch, tokens_and_targets
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
-from gpt2spec_conformance.cases.common import L2, token_batch
+from gpt2spec_conformance.cases.inputs import L2, token_batch
 from gpt2spec_conformance.subject import GenerateOptions, Subject
 from gpt2spec_conformance.weights import weight_set
 

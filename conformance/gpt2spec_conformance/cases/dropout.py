@@ -12,7 +12,7 @@ from gpt2spec.backend import Backend
 from gpt2spec.model import transformer
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec_conformance.case import Answer, Case
-from gpt2spec_conformance.cases.common import L2, tokens_and_targets
+from gpt2spec_conformance.cases.inputs import L2, tokens_and_targets
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
-from gpt2spec_conformance.cases.common import L1, L2, MODELS, tokens_and_targets
+from gpt2spec_conformance.cases.inputs import L1, L2, MODELS, tokens_and_targets
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 

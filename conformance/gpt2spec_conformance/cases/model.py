@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from gpt2spec_conformance.case import Answer, Case
-from gpt2spec_conformance.cases.common import L2, MODELS, token_batch, tokens_and_targets
+from gpt2spec_conformance.cases.inputs import L2, MODELS, token_batch, tokens_and_targets
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 

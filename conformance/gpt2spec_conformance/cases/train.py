@@ -10,7 +10,7 @@ from gpt2spec.optimizer import AdamW, WarmupCosine
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.random import generator
 from gpt2spec_conformance.case import Answer, Case
-from gpt2spec_conformance.cases.common import L1, L2, ROWS, token_batch
+from gpt2spec_conformance.cases.inputs import L1, L2, ROWS, token_batch
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 

@@ -17,7 +17,7 @@ from torch import nn
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError, nearest
 from gpt2spec.parameters import HostParams, Weight, weight_table
-from gpt2spec_conformance.cases.common import L2
+from gpt2spec_conformance.cases.inputs import L2
 from gpt2spec_conformance.subject import Subject
 
 Arrays = Sequence[np.ndarray]
