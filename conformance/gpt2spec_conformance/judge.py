@@ -76,7 +76,7 @@ def _budgets() -> dict[str, Any]:
 
 
 def budget(case: Case, dtype: str) -> float:
-    """The largest error a right implementation may have in `dtype`; lower precision has classes of its own.
+    """The largest error of a right implementation, in epsilons of `dtype`: as many of bfloat16's as of float32's.
 
     Raises `ConfigError` for a case without one: budgets are frozen, not guessed.
     """

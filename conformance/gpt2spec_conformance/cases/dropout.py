@@ -1,7 +1,7 @@
 """Dropout: how often, scaled by how much, the same backwards, and never twice the same mask.
 
-A model is made whose branches are constants, each a power of four: what dropout left of each can be read off the
-residual stream, digit by digit.
+A model is made whose branches are constants, each a power of four (of two, where a low precision has few bits): what
+dropout left of each can be read off the residual stream, digit by digit.
 """
 
 from typing import Any
@@ -13,11 +13,12 @@ from gpt2spec.model import transformer
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec_conformance.case import Answer, Case
 from gpt2spec_conformance.cases.inputs import L2, tokens_and_targets
+from gpt2spec_conformance.error import EPSILON
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 
 RATE = 0.5
-"""A kept value is doubled: 2 x 4^site."""
+"""A kept value is doubled: 2 x base^site."""
 MODEL = L2.replace(n_embd=96, dropout=RATE)
 SITES = 2 * L2.n_layer + 1
 ROWS = 4
@@ -72,13 +73,13 @@ def cases() -> list[Case]:
     ]
 
 
-def constant_branches() -> HostParams:
-    """Weights with which the embedding is 1, and what the branches add is 4, 16, 64 and 256."""
+def constant_branches(base: float) -> HostParams:
+    """Weights with which the embedding is 1, and what the branches add is base, base^2, base^3 and base^4."""
     params = {weight.name: np.full(weight.shape, weight.mean, np.float32) for weight in weight_table(MODEL)}
     params["wte.weight"] += 1.0
     for layer in range(MODEL.n_layer):
-        params[f"h.{layer}.attn.c_proj.bias"] += 4.0 ** (2 * layer + 1)
-        params[f"h.{layer}.mlp.c_proj.bias"] += 4.0 ** (2 * layer + 2)
+        params[f"h.{layer}.attn.c_proj.bias"] += base ** (2 * layer + 1)
+        params[f"h.{layer}.mlp.c_proj.bias"] += base ** (2 * layer + 2)
     return params
 
 
@@ -88,14 +89,16 @@ def _digits(subject: Subject, seed: int = 1, step: int = 1) -> np.ndarray:
     assert backend is not None
     run = _program(backend)
     tokens = np.zeros((ROWS, MODEL.n_ctx), np.int32)
-    params = backend.load_params(constant_branches())
+    base = 4.0 if EPSILON[subject.dtype] < 1e-4 else 2.0
+    params = backend.load_params(constant_branches(base))
     stream = backend.to_numpy(run(params, backend.put(tokens), backend.dropout_key(seed, step)))
     digits = []
     rest = np.asarray(stream, np.float64)
     for site in reversed(range(SITES)):
-        digit = np.floor(rest / 4.0**site)
-        rest = rest - digit * 4.0**site
+        digit = 2 * np.floor(rest / (2 * base**site))
+        rest = rest - digit * base**site
         digits.append(digit)
+    digits[-1] = digits[-1] + rest  # what was not doubled
     return np.stack(digits[::-1])
 
 
@@ -106,6 +109,7 @@ def _program(backend: Backend) -> Any:
     """The residual stream after the last block, [B, T, D], with dropout: compiled once for a backend."""
 
     def stream(params: Any, tokens: Any, key: Any) -> Any:
+        params = backend.ops.compute_params(params)
         taps = transformer(backend.ops, MODEL, params, tokens, key=key, taps=True)[2]
         return backend.ops.unstack_layers(taps)[-1]["residual"]
 

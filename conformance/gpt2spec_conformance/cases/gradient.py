@@ -6,11 +6,13 @@ import numpy as np
 
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
 from gpt2spec_conformance.cases.inputs import L1, L2, MODELS, tokens_and_targets
+from gpt2spec_conformance.error import EPSILON
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 
 SLOPE_TOLERANCE = 2e-5
-"""Relative: ten times what float32 gradients are off. Differences are exact to 1e-9, whatever the subject's dtype."""
+"""Relative, and at least `SLOPE_EPSILONS`: ten times what float32 gradients are off. Differences are exact to 1e-9."""
+SLOPE_EPSILONS = 8
 
 
 def cases() -> list[Case]:
@@ -100,7 +102,8 @@ def directional(subject: Subject) -> Answer:
     )
     slope = sum(float(np.sum(np.asarray(gradient[name], np.float64) * direction[name])) for name in params)
     difference = (high - low) / (2 * step)
-    if not abs(slope - difference) <= SLOPE_TOLERANCE * abs(difference):
+    tolerance = max(SLOPE_TOLERANCE, SLOPE_EPSILONS * EPSILON[subject.dtype])
+    if not abs(slope - difference) <= tolerance * abs(difference):
         raise Nonconformance(
             f"the gradient's slope is {slope:.7g} along a direction where the loss's is {difference:.7g}"
         )
