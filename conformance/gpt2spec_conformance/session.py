@@ -274,7 +274,7 @@ def make_header(subject: Subject, planned: int, command: str = "") -> Header:
         command=command,
         backend=backend.name if backend else "",
         device=str(backend.device) if backend else "",
-        versions=framework_versions(backend.name if backend else ""),
+        versions=framework_versions(subject),
         gpt2spec=version("gpt2spec"),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -286,17 +286,17 @@ def make_header(subject: Subject, planned: int, command: str = "") -> Header:
     )
 
 
-def framework_versions(backend: str) -> dict[str, str]:
-    """Versions of what an installed backend requires; for any other subject, of the frameworks in this process."""
+def framework_versions(subject: Subject) -> dict[str, str]:
+    """Versions of what a backend requires, or of what the subject says that it uses."""
     from gpt2spec.cli import backends as listing
     from gpt2spec.plugins import default_registry
 
+    if subject.backend is None:
+        return {name: version(name) for name in subject.frameworks}
     try:
-        if backend:
-            return {"numpy": version("numpy"), **listing.framework_versions(default_registry.find(backend))}
+        return {"numpy": version("numpy"), **listing.framework_versions(default_registry.find(subject.backend.name))}
     except GPT2SpecError:
-        pass
-    return {name: version(name) for name in ("torch", "jax", "tinygrad", "transformers") if name in sys.modules}
+        return {"numpy": version("numpy")}
 
 
 def manifest_hash() -> str:

@@ -58,11 +58,13 @@ class Subject:
         name: what reports call it.
         dtype: what it computes in: errors are measured in this dtype's epsilon.
         backend: the backend, where the subject is one.
+        frameworks: distributions whose versions belong into a report.
     """
 
     name: str = "subject"
     dtype: str = "float32"
     backend: Backend | None = None
+    frameworks: tuple[str, ...] = ()
 
     def supports(self, operation: str) -> bool:
         """Whether the subject has an operation of `OPERATIONS`."""

@@ -34,6 +34,8 @@ def build(config: GPT2Config) -> Any:
 class HuggingFaceSubject(TorchModuleSubject):
     """Their model, and the key/value cache, filters and generation that come with it."""
 
+    frameworks = ("torch", "transformers")
+
     def __init__(self, dtype: str = "float32") -> None:
         name = f"transformers {transformers.__version__} GPT2LMHeadModel"
         super().__init__(build, NAMES, parts=PARTS, name=name, dtype=dtype)

@@ -81,6 +81,8 @@ Names = Mapping[str, str | Layout]
 class TorchModuleSubject(Subject):
     """A PyTorch module as a subject for the levels inference and gradient, and its own initial weights."""
 
+    frameworks: tuple[str, ...] = ("torch",)
+
     def __init__(
         self,
         build: Callable[[GPT2Config], nn.Module],
