@@ -118,7 +118,11 @@ def test_interrupt_exits_with_130_and_a_short_line(
     fake_command: types.ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_command.run = lambda args: signal.raise_signal(signal.SIGINT)  # type: ignore[attr-defined]
-    assert main(["plot"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
+    try:
+        assert main(["plot"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "gpt2spec: interrupted\n"
 
 
