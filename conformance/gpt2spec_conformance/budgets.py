@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from gpt2spec.files import atomic_write
 from gpt2spec.plugins import load_backend
 from gpt2spec_conformance.case import Case
 from gpt2spec_conformance.cases import all_cases
-from gpt2spec_conformance.judge import BUDGETS, compare
-from gpt2spec_conformance.runner import right_answer
+from gpt2spec_conformance.judge import BUDGETS
+from gpt2spec_conformance.runner import judge_answer
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
 VERSION = 1
@@ -71,10 +69,8 @@ def errors(subject: Subject) -> Iterator[tuple[Case, float]]:
     """The subject's error in every case that has a budget."""
     for case in all_cases():
         if case.metric != "exact" and subject.supports(case.operation):
-            found = case.ask(subject)
-            expected = case.truth(found) if case.truth else right_answer(case)
-            found = {name: np.asarray(found[name]) for name in expected}
-            yield case, compare(found, expected, case.metric, subject.dtype)[0].error
+            _, parts = judge_answer(case, case.ask(subject), subject.dtype)
+            yield case, parts[0].error
 
 
 def confirm_oracle() -> dict[str, float]:

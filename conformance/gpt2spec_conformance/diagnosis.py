@@ -18,7 +18,7 @@ from gpt2spec_conformance.case import Answer, Case, Nonconformance
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.judge import Part, budget, compare
 from gpt2spec_conformance.mutants import Mutant, MutatedSubject, catalogue
-from gpt2spec_conformance.runner import Result, right_answer
+from gpt2spec_conformance.runner import Result, judge_answer
 
 SLACK = 4.0
 """A mutant explains an answer within so many budgets: some mistakes make rounding worse."""
@@ -129,10 +129,10 @@ def _distance(mutants: tuple[Mutant, ...], case: Case, result: Result, dtype: st
     if result.answer is None:  # the case judged by itself; only its own mutants are known to fail it
         return 0.0 if any(m.killed_by == case.id for m in mutants) else math.inf
     answer = _wrong_answer(mutants, case, dtype)
-    if answer is None or not set(result.answer) <= set(answer):
+    if answer is None:
         return math.inf
     try:
-        parts = compare(result.answer, {name: answer[name] for name in result.answer}, case.metric, dtype)
+        parts = compare(result.answer, answer, case.metric, dtype)
     except Nonconformance:
         return math.inf
     allowed = max(budget(case, dtype), 1.0)
@@ -147,9 +147,7 @@ def _wrong_answer(mutants: tuple[Mutant, ...], case: Case, dtype: str) -> Answer
     """What the mutants say; None where that is no wrong answer, or none at all."""
     subject = MutatedSubject(load_backend("numpy", dtype="float64", mode="reference"), mutants)
     try:
-        answer = case.ask(subject)
-        right = case.truth(answer) if case.truth else right_answer(case)
-        parts = compare({name: answer[name] for name in right}, right, case.metric, dtype)
+        answer, parts = judge_answer(case, case.ask(subject), dtype)
     except Exception:
         return None
     return answer if parts[0].error > budget(case, dtype) else None

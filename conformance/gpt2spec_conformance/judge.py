@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2spec.errors import ConfigError
 from gpt2spec_conformance.case import Answer, Case, Metric, Nonconformance
-from gpt2spec_conformance.error import EPSILON, activation_error, gradient_errors, whole_error
+from gpt2spec_conformance.error import activation_error, gradient_errors, whole_error
 
 BUDGETS = Path(__file__).with_name("budgets.json")
 """Case id -> the largest error of a right implementation, in epsilons; written by `budgets.py`."""
@@ -87,6 +87,3 @@ def budget(case: Case, dtype: str) -> float:
     except KeyError:
         how = "`python -m gpt2spec_conformance.budgets` writes them"
         raise ConfigError(f"case {case.id} has no budget; {how}") from None
-
-
-__all__ = ["BUDGETS", "EPSILON", "Part", "budget", "compare"]

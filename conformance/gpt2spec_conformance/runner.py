@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
 import numpy as np
 
+from gpt2spec.config import GPT2Config
+from gpt2spec.parameters import HostParams
 from gpt2spec.plugins import load_backend
 from gpt2spec_conformance.case import Answer, Case, Level, Nonconformance
 from gpt2spec_conformance.judge import Part, budget, compare
@@ -45,16 +47,41 @@ class Result:
     answer: Answer | None = field(default=None, repr=False, compare=False)
 
 
+class Oracle(BackendSubject):
+    """The definitions themselves, in NumPy and float64. Whoever reads through a cache must agree with a whole pass."""
+
+    def __init__(self) -> None:
+        super().__init__(load_backend("numpy", dtype="float64", mode="reference"), "oracle")
+
+    def cached_logits(
+        self, config: GPT2Config, params: HostParams, tokens: np.ndarray, lengths: Sequence[int], widths: Sequence[int]
+    ) -> np.ndarray:
+        """Those of the whole pass; 0 beyond a row's length."""
+        logits = self.logits(config, params, tokens)
+        for row, length in enumerate(lengths):
+            logits[row, length:] = 0.0
+        return logits
+
+
 @cache
 def oracle() -> Subject:
-    """The definitions themselves, in NumPy and float64."""
-    return BackendSubject(load_backend("numpy", dtype="float64", mode="reference"), "oracle")
+    """The one there is."""
+    return Oracle()
 
 
 @cache
 def right_answer(case: Case) -> Answer:
     """The oracle's answer."""
     return case.ask(oracle())
+
+
+def judge_answer(case: Case, answer: Answer, dtype: str) -> tuple[Answer, tuple[Part, ...]]:
+    """What of an answer is judged, and its parts, the worst first. Raises `Nonconformance` as `compare` does."""
+    if case.truth is None:
+        return answer, tuple(compare(answer, right_answer(case), case.metric, dtype))
+    right = case.truth(answer)
+    judged = {name: answer[name] for name in right}
+    return judged, tuple(compare(judged, right, case.metric, dtype))
 
 
 def run_case(case: Case, subject: Subject) -> Result:
@@ -67,9 +94,7 @@ def run_case(case: Case, subject: Subject) -> Result:
     try:
         found = case.ask(subject)
         seconds = time.perf_counter() - start
-        expected = case.truth(found) if case.truth else right_answer(case)
-        found = {name: np.asarray(found[name]) for name in found if name in expected or not case.truth}
-        parts = tuple(compare(found, expected, case.metric, subject.dtype))
+        found, parts = judge_answer(case, found, subject.dtype)
     except Nonconformance as wrong:
         seconds = time.perf_counter() - start
         return Result(case.id, case.level, "failed", message=str(wrong), seconds=seconds, answer=found)

@@ -283,6 +283,12 @@ class BackendSubject(Subject):
         return self._programs[key]
 
 
+def backend_of(subject: Subject) -> Backend:
+    """The backend of a subject that supports the operation "backend"."""
+    assert subject.backend is not None
+    return subject.backend
+
+
 def load_subject(path: str) -> Subject:
     """The subject that `package.module:factory` makes. Raises `ConfigError` where it does not."""
     module_name, _, factory_name = path.partition(":")

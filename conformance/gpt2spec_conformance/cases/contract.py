@@ -1,15 +1,16 @@
 """What a backend promises beside its operations: parameters, transforms, capabilities; and that mistakes are told."""
 
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from gpt2spec.backend import Backend
 from gpt2spec.model import forward
 from gpt2spec.ops import TensorOps
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
 from gpt2spec_conformance.cases.inputs import L2, token_batch, tokens_and_targets
-from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
 
@@ -88,14 +89,9 @@ def cases() -> list[Case]:
     ]
 
 
-def _backend(subject: Subject) -> Backend:
-    assert subject.backend is not None
-    return subject.backend
-
-
 def parameters(subject: Subject) -> Answer:
     """There and back."""
-    backend, params = _backend(subject), weight_set("probe", L2)
+    backend, params = backend_of(subject), weight_set("probe", L2)
     found = backend.dump_params(backend.load_params(params))
     if list(found) != list(params):
         raise Nonconformance(f"dump_params returns {list(found)[:3]}...; load_params was given {list(params)[:3]}...")
@@ -104,7 +100,7 @@ def parameters(subject: Subject) -> Answer:
 
 def capabilities(subject: Subject) -> Answer:
     """Checked here."""
-    backend = _backend(subject)
+    backend = backend_of(subject)
     claims = backend.capabilities
     if backend.dtype not in claims.dtypes:
         raise Nonconformance(f"the backend computes in {backend.dtype}, which is not among {claims.dtypes}")
@@ -137,7 +133,7 @@ def _must_raise(action: Any, capability: str) -> None:
 
 def precision(subject: Subject) -> Answer:
     """Products whose factors need all their bits."""
-    backend = _backend(subject)
+    backend = backend_of(subject)
     r = np.random.default_rng(3)
     a, b = (1.0 + r.random((16, 64)).astype(np.float32) * 2**-6 for _ in range(2))
     ops = backend.ops
@@ -164,7 +160,7 @@ JIT_RIGHT = {
 
 def jit(subject: Subject) -> Answer:
     """2 x + 1 of several inputs."""
-    backend = _backend(subject)
+    backend = backend_of(subject)
     run = backend.jit(lambda x: 2.0 * x + 1.0)
     x = backend.put(np.array([1.0, 2.0]))
     first = run(x)
@@ -175,7 +171,7 @@ def jit(subject: Subject) -> Answer:
 
 def jit_update(subject: Subject) -> Answer:
     """x becomes 2 x + 1, four times from 1 / 2."""
-    backend = _backend(subject)
+    backend = backend_of(subject)
     step = backend.jit_update(lambda state: ({"x": 2.0 * state["x"] + 1.0}, state["x"] * 1.0))
     state = {"x": backend.put(np.array([0.5]))}
     states, seen = [], []
@@ -188,19 +184,15 @@ def jit_update(subject: Subject) -> Answer:
 
 def eager(subject: Subject) -> Answer:
     """The forward pass three ways."""
-    backend = _backend(subject)
+    backend = backend_of(subject)
     tokens, _ = tokens_and_targets(L2)
     params, ids = backend.load_params(weight_set("probe", L2)), backend.put(tokens)
-    loop = backend.ops.scan_blocks
     found = {
         "compiled": subject.logits(L2, weight_set("probe", L2), tokens),
         "eager": backend.to_numpy(forward(backend.ops, L2, params, ids)),
     }
-    try:
-        backend.ops.scan_blocks = lambda *args: TensorOps.scan_blocks(backend.ops, *args)  # type: ignore[method-assign]
+    with mock.patch.object(backend.ops, "scan_blocks", partial(TensorOps.scan_blocks, backend.ops)):
         found["loop"] = backend.to_numpy(forward(backend.ops, L2, params, ids))
-    finally:
-        backend.ops.scan_blocks = loop  # type: ignore[method-assign]
     return found
 
 

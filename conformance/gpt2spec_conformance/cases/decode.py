@@ -101,17 +101,12 @@ FILTERS = [
 
 
 def cached(subject: Subject, lengths: tuple[int, ...], widths: tuple[int, ...]) -> Answer:
-    """Logits of a full pass for the oracle, and through the cache for everyone else: the same question."""
+    """Logits through the cache; the oracle's are those of a whole pass."""
     tokens = token_batch(L2)[:, :-1].copy()
     params = weight_set("probe", L2)
     for row, length in enumerate(lengths):
         tokens[row, length:] = 0
-    if subject.name == "oracle":
-        logits = np.array(subject.logits(L2, params, tokens))
-        for row, length in enumerate(lengths):
-            logits[row, length:] = 0.0
-    else:
-        logits = np.asarray(subject.cached_logits(L2, params, tokens, lengths, widths), np.float64)
+    logits = np.asarray(subject.cached_logits(L2, params, tokens, lengths, widths), np.float64)
     return {"logits": logits}
 
 

@@ -4,6 +4,7 @@ A model is made whose branches are constants, each a power of four (of two, wher
 dropout left of each can be read off the residual stream, digit by digit.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec_conformance.case import Answer, Case
 from gpt2spec_conformance.cases.inputs import L2, tokens_and_targets
 from gpt2spec_conformance.error import EPSILON
-from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
 RATE = 0.5
@@ -85,8 +86,7 @@ def constant_branches(base: float) -> HostParams:
 
 def _digits(subject: Subject, seed: int = 1, step: int = 1) -> np.ndarray:
     """What each site left of its constant: [sites, B, T, D], 0 where dropped."""
-    backend = subject.backend
-    assert backend is not None
+    backend = backend_of(subject)
     run = _program(backend)
     tokens = np.zeros((ROWS, MODEL.n_ctx), np.int32)
     base = 4.0 if EPSILON[subject.dtype] < 1e-4 else 2.0
@@ -102,9 +102,7 @@ def _digits(subject: Subject, seed: int = 1, step: int = 1) -> np.ndarray:
     return np.stack(digits[::-1])
 
 
-_PROGRAMS: dict[int, Any] = {}
-
-
+@lru_cache(maxsize=16)
 def _program(backend: Backend) -> Any:
     """The residual stream after the last block, [B, T, D], with dropout: compiled once for a backend."""
 
@@ -113,9 +111,7 @@ def _program(backend: Backend) -> Any:
         taps = transformer(backend.ops, MODEL, params, tokens, key=key, taps=True)[2]
         return backend.ops.unstack_layers(taps)[-1]["residual"]
 
-    if id(backend) not in _PROGRAMS:
-        _PROGRAMS[id(backend)] = (backend, backend.jit(stream))  # the backend too, so that its id stays its own
-    return _PROGRAMS[id(backend)][1]
+    return backend.jit(stream)
 
 
 def _exactly(held: np.ndarray) -> np.ndarray:
@@ -149,8 +145,7 @@ def sites(subject: Subject) -> Answer:
 
 def backward(subject: Subject) -> Answer:
     """f(x) = <c, dropout(x)> is linear, so f(x) = <gradient, x> if both have one mask."""
-    backend = subject.backend
-    assert backend is not None
+    backend = backend_of(subject)
     ops = backend.ops
     r = np.random.default_rng(5)
     x, c = (r.standard_normal((8, 64)).astype(np.float32) for _ in range(2))

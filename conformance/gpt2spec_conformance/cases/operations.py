@@ -8,7 +8,7 @@ import numpy as np
 from gpt2spec.ops import TensorOps
 from gpt2spec.random import generator
 from gpt2spec_conformance.case import Answer, Case, Level, Metric
-from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.subject import Subject, backend_of
 
 Compute = Callable[..., dict[str, Any]]
 
@@ -53,8 +53,7 @@ def _case(
     level: Level = "inference",
 ) -> Case:
     def ask(subject: Subject) -> Answer:
-        backend = subject.backend
-        assert backend is not None
+        backend = backend_of(subject)
         run = backend.jit(lambda *tensors: compute(backend.ops, *tensors))
         return {key: backend.to_numpy(x) for key, x in run(*map(backend.put, inputs)).items()}
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from gpt2spec.config import GPT2Config
 from gpt2spec.optimizer import AdamW, WarmupCosine
-from gpt2spec.parameters import HostParams, weight_table
+from gpt2spec.parameters import HostParams, Weight, weight_table
 from gpt2spec.random import generator
-from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.case import Answer, Case, all_hold
 from gpt2spec_conformance.cases.inputs import L1, L2, ROWS, token_batch
-from gpt2spec_conformance.subject import Subject
+from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
 SCALES = (1e-14, 1e-9, 1e-4, 1.0, 1e2)
@@ -27,55 +27,42 @@ def cases() -> list[Case]:
     """All of them."""
     return [
         *(
-            Case(
-                f"optimizer.adamw.{scale:.0e}",
-                "train",
-                "adamw_steps",
+            _adamw_case(
+                f"adamw.{scale:.0e}",
                 f"three updates by gradients around {scale:g}: moments, bias correction, epsilon, decay",
-                partial(adamw, settings=BRIEF, scale=scale),
-                metric="whole",
+                BRIEF,
+                scale,
             )
             for scale in SCALES
         ),
-        Case(
-            "optimizer.decay.all",
-            "train",
-            "adamw_steps",
+        _adamw_case(
+            "decay.all",
             "decay reaches every weight, times the learning rate, beside the update and not within the gradient",
-            lambda subject: adamw(subject, AdamW(weight_decay=DECAY), 1e-2, rate=0.1),
-            metric="whole",
+            AdamW(weight_decay=DECAY),
+            1e-2,
+            rate=0.1,
         ),
-        Case(
-            "optimizer.decay.matrices",
-            "train",
-            "adamw_steps",
+        _adamw_case(
+            "decay.matrices",
             "decay of matrices only: embeddings and projections, not biases and layer norms",
-            lambda subject: adamw(subject, AdamW(weight_decay=DECAY, decay="matrices"), 1e-2, rate=0.1),
-            metric="whole",
+            AdamW(weight_decay=DECAY, decay="matrices"),
+            1e-2,
+            rate=0.1,
         ),
-        Case(
-            "optimizer.clip.active",
-            "train",
-            "adamw_steps",
+        _adamw_case(
+            "clip.active",
             "gradients beyond the global norm are scaled to it, all by one factor",
-            lambda subject: adamw(subject, AdamW(clip=0.7, epsilon=1e-2), 3.0),
-            metric="whole",
+            AdamW(clip=0.7, epsilon=1e-2),
+            3.0,
         ),
-        Case(
-            "optimizer.clip.inactive",
-            "train",
-            "adamw_steps",
-            "gradients within the norm are left as they are",
-            lambda subject: adamw(subject, AdamW(clip=1e3, epsilon=1e-2), 0.1),
-            metric="whole",
+        _adamw_case(
+            "clip.inactive", "gradients within the norm are left as they are", AdamW(clip=1e3, epsilon=1e-2), 0.1
         ),
-        Case(
-            "optimizer.clip.small",
-            "train",
-            "adamw_steps",
+        _adamw_case(
+            "clip.small",
             "nothing is added to a small norm before gradients are scaled",
-            lambda subject: adamw(subject, AdamW(clip=1e-5, epsilon=1e-7), 1e-6),
-            metric="whole",
+            AdamW(clip=1e-5, epsilon=1e-7),
+            1e-6,
         ),
         Case(
             "schedule.warmup-cosine.brief",
@@ -128,7 +115,7 @@ def cases() -> list[Case]:
             "standard deviations, means and shapes of fresh weights, normal and not uniform; biases exactly zero",
             initial_statistics,
             metric="exact",
-            truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
+            truth=all_hold,
         ),
         Case(
             "initial.statistics.wpe",
@@ -137,7 +124,7 @@ def cases() -> list[Case]:
             "the position embedding has a deviation of its own where that is asked for, 0.01 as in OpenAI's code",
             lambda subject: initial_statistics(subject, INITIAL.replace(wpe_initializer_range=0.01)),
             metric="exact",
-            truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
+            truth=all_hold,
         ),
         Case(
             "initial.streams",
@@ -146,9 +133,14 @@ def cases() -> list[Case]:
             "no two matrices share their numbers; the same seed gives them again, another gives others",
             initial_streams,
             metric="exact",
-            truth=lambda answer: {name: np.ones_like(x) for name, x in answer.items()},
+            truth=all_hold,
         ),
     ]
+
+
+def _adamw_case(name: str, summary: str, settings: AdamW, scale: float, rate: float = 1e-2) -> Case:
+    ask = partial(adamw, settings=settings, scale=scale, rate=rate)
+    return Case(f"optimizer.{name}", "train", "adamw_steps", summary, ask, metric="whole")
 
 
 def synthetic(scale: float, update: int) -> HostParams:
@@ -162,7 +154,7 @@ def synthetic(scale: float, update: int) -> HostParams:
     return {weight.name: draw(row, weight.shape) for row, weight in enumerate(weight_table(L1))}
 
 
-def adamw(subject: Subject, settings: AdamW, scale: float, rate: float = 1e-2) -> Answer:
+def adamw(subject: Subject, settings: AdamW, scale: float, rate: float) -> Answer:
     """How far each weight has moved after each update, in units of the learning rate.
 
     Weights begin at zero, so that the smallest move is seen, unless it is the decay that is looked at.
@@ -188,8 +180,7 @@ def training(subject: Subject) -> Answer:
 
 def dropout_rate(subject: Subject) -> Answer:
     """Ones, dropped out at a rate of which a right and an inverted one differ."""
-    backend = subject.backend
-    assert backend is not None
+    backend = backend_of(subject)
     run = backend.jit(lambda tree, key: backend.ops.dropout(tree["x"], 0.1, key))
     ones = {"x": backend.put(np.ones((64, 64), np.float32))}
     found = np.asarray(backend.to_numpy(run(ones, backend.dropout_key(1, 1))), np.float64)
@@ -200,8 +191,7 @@ def dropout_rate(subject: Subject) -> Answer:
 
 def attention_without_dropout(subject: Subject) -> Answer:
     """Attention over values of 1 is 1, whatever the weights, as long as they add up to 1."""
-    backend = subject.backend
-    assert backend is not None
+    backend = backend_of(subject)
     ops = backend.ops
     shape = (ROWS, L1.n_head, L1.n_ctx, L1.head_width)
     run = backend.jit(lambda tree, key: ops.causal_attention(tree["q"], tree["q"], tree["v"], dropout=0.0, key=key))
@@ -234,10 +224,10 @@ def initial_streams(subject: Subject) -> Answer:
     return {name: np.array([float(holds)]) for name, holds in held.items()}
 
 
-def _as_specified(weight: object, params: HostParams) -> float:
-    x = np.asarray(params[weight.name], np.float64)  # type: ignore[attr-defined]
-    shape, mean, std = weight.shape, weight.mean, weight.std  # type: ignore[attr-defined]
-    if x.shape != shape:
+def _as_specified(weight: Weight, params: HostParams) -> float:
+    x = np.asarray(params[weight.name], np.float64)
+    mean, std = weight.mean, weight.std
+    if x.shape != weight.shape:
         return 0.0
     if std == 0:
         return float((x == mean).all())

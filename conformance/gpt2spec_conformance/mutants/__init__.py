@@ -14,6 +14,7 @@ from gpt2spec_conformance.mutants import (
     machinery,
     norm,
     optimizer,
+    schedule,
     structure,
 )
 from gpt2spec_conformance.mutants.fault import Mutant, MutatedSubject
@@ -26,6 +27,7 @@ FAMILIES = (
     structure,
     loss,
     optimizer,
+    schedule,
     initial,
     dropout,
     decode,

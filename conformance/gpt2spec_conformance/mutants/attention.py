@@ -23,9 +23,13 @@ def up_to_itself(key: Tensor, query: Tensor) -> Tensor:
     return key <= query
 
 
-def masked_softmax(ops: TensorOps, scores: Tensor, visible: Tensor) -> Tensor:
-    """Weights [B, H, T, S] from scores."""
-    return ops.softmax(ops.where(visible, scores, -math.inf))
+def filled(fill: float) -> Callable[[TensorOps, Tensor, Tensor], Tensor]:
+    """The softmax of scores that are `fill` where a query does not see."""
+    return lambda ops, scores, visible: ops.softmax(ops.where(visible, scores, fill))
+
+
+masked_softmax = filled(-math.inf)
+"""Weights [B, H, T, S] from scores."""
 
 
 def spelled(
@@ -65,11 +69,6 @@ def spelled(
         return ops.matmul(ops.dropout(weights, dropout, key), v)
 
     return attend
-
-
-def filled(fill: float) -> Callable[[TensorOps, Tensor, Tensor], Tensor]:
-    """The softmax of scores that are `fill` where a query does not see."""
-    return lambda ops, scores, visible: ops.softmax(ops.where(visible, scores, fill))
 
 
 def _width_of_model(q: Tensor) -> float:

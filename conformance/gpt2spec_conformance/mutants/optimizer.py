@@ -1,4 +1,4 @@
-"""Mistakes in AdamW, weight decay, gradient clipping and the learning rate's course."""
+"""Mistakes in AdamW, weight decay and gradient clipping."""
 
 import dataclasses
 import math
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2spec.ops import Tensor, TensorOps
-from gpt2spec.optimizer import AdamW, WarmupCosine, clip_scale
+from gpt2spec.optimizer import AdamW, clip_scale
 from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map
 from gpt2spec_conformance.mutants.fault import Mutant
 
 ADAM = "theta -= lr (m_hat / (sqrt(v_hat) + epsilon) + decay theta), t from 1 (TensorOps.adamw_update)"
 DECAY = "decay is decoupled, times the learning rate, on all weights unless 'matrices' is asked for (decay_rates)"
 CLIP = "gradients are scaled by min(1, clip / norm), norm over all weights together (optimizer.clip_scale)"
-SCHEDULE = "a line from peak / warm-up to peak, then half a cosine to final_fraction peak (optimizer.WarmupCosine)"
 SETTINGS = "beta1 0.9, beta2 0.95, epsilon 1e-8 unless others are asked for (optimizer.AdamW)"
 Moved = tuple[Tensor, Tensor, Tensor]
 
@@ -61,6 +60,11 @@ def direction(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
     return (m / s.correction1) / (ops.sqrt(v / s.correction2) + s.epsilon)
 
 
+def moved(ops: TensorOps, p: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+    """theta - lr (direction + decay theta)."""
+    return p - s.lr * (direction(ops, m, v, s) + s.decay * p)
+
+
 def towards(step: Callable[[TensorOps, Tensor, Tensor, Scalars], Tensor]) -> Callable[..., Any]:
     """AdamW with another direction, `step(ops, m, v, scalars)`."""
 
@@ -96,35 +100,35 @@ def _decay_by_deviation(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tens
 def _amsgrad(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
     m, new_v = moments(g, m, v, s)
     v = ops.where(new_v > v, new_v, v)
-    return p - s.lr * (direction(ops, m, v, s) + s.decay * p), m, v
+    return moved(ops, p, m, v, s), m, v
 
 
 def _nesterov(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
     m, v = moments(g, m, v, s)
     ahead, _ = moments(g, m, v, s)
-    return p - s.lr * (direction(ops, ahead, v, s) + s.decay * p), m, v
+    return moved(ops, p, ahead, v, s), m, v
 
 
 def _stale_moments(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
     new_m, new_v = moments(g, m, v, s)
-    return p - s.lr * (direction(ops, m, new_v, s) + s.decay * p), new_m, new_v
+    return moved(ops, p, m, new_v, s), new_m, new_v
 
 
 def _undamped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
     new_m, v = s.beta1 * m + s.scale * g, moments(g, m, v, s)[1]
-    return p - s.lr * (direction(ops, new_m, v, s) + s.decay * p), new_m, v
+    return moved(ops, p, new_m, v, s), new_m, v
 
 
 def _variance_unclipped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
     new_m, _ = moments(g, m, v, s)
     _, new_v = moments(g / s.scale, m, v, s)
-    return p - s.lr * (direction(ops, new_m, new_v, s) + s.decay * p), new_m, new_v
+    return moved(ops, p, new_m, new_v, s), new_m, new_v
 
 
 def _betas_exchanged(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
     s = dataclasses.replace(s, beta1=s.beta2, beta2=s.beta1, correction1=s.correction2, correction2=s.correction1)
     m, v = moments(g, m, v, s)
-    return p - s.lr * (direction(ops, m, v, s) + s.decay * p), m, v
+    return moved(ops, p, m, v, s), m, v
 
 
 def _corrected(change: Callable[[Scalars], dict[str, Any]]) -> Callable[..., Any]:
@@ -231,53 +235,6 @@ def _root_mean_square(original: Any, ops: TensorOps, tensors: Sequence[Tensor]) 
     return original(tensors) / math.sqrt(sum(math.prod(x.shape) for x in tree_leaves(tensors)))
 
 
-def _course(rate: Callable[[Callable[[int], float], WarmupCosine, int], float]) -> dict[str, Callable[..., Any]]:
-    """Learning rates by `rate(right, schedule, update)`, `right(update)` being the right one."""
-
-    def learning_rates(original: Any, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:
-        return [rate(lambda update: original(schedule, [update])[0], schedule, update) for update in updates]
-
-    return {"learning_rates": learning_rates}
-
-
-def _half_cosine(schedule: WarmupCosine, progress: float) -> float:
-    floor = schedule.peak * schedule.final_fraction
-    return floor + (schedule.peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _to_a_tenth(right: Any, schedule: WarmupCosine, update: int) -> float:
-    return dataclasses.replace(schedule, final_fraction=0.1)(update)
-
-
-def _whole_run(right: Any, schedule: WarmupCosine, update: int) -> float:
-    return right(update) if update <= schedule.warmup else _half_cosine(schedule, min(1.0, update / schedule.steps))
-
-
-def _after_warmup(right: Any, schedule: WarmupCosine, update: int) -> float:
-    later = update - schedule.warmup
-    return right(update) if later <= 0 else _half_cosine(schedule, min(1.0, later / schedule.steps))
-
-
-def _restarting(right: Any, schedule: WarmupCosine, update: int) -> float:
-    progress = (update - schedule.warmup) / (schedule.steps - schedule.warmup)
-    return right(update) if progress <= 0.0 else _half_cosine(schedule, progress)
-
-
-def _line_down(right: Any, schedule: WarmupCosine, update: int) -> float:
-    progress = (update - schedule.warmup) / (schedule.steps - schedule.warmup)
-    floor = schedule.peak * schedule.final_fraction
-    return right(update) if progress <= 0.0 else max(floor, schedule.peak + (floor - schedule.peak) * progress)
-
-
-def _quarter_cosine(right: Any, schedule: WarmupCosine, update: int) -> float:
-    progress = min(1.0, (update - schedule.warmup) / (schedule.steps - schedule.warmup))
-    return right(update) if progress <= 0.0 else schedule.peak * math.cos(0.5 * math.pi * progress)
-
-
-def _no_warmup(right: Any, schedule: WarmupCosine, update: int) -> float:
-    return schedule.peak if update <= schedule.warmup else right(update)
-
-
 def _adam(name: str, summary: str, replacement: Callable[..., Any], killed_by: str, spec: str = ADAM) -> Mutant:
     return Mutant(name, summary, spec, killed_by, ops={"adamw_update": replacement})
 
@@ -296,10 +253,6 @@ def _counted(name: str, summary: str, change: Callable[[int], int]) -> Mutant:
 
 def _norm(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant:
     return Mutant(name, summary, CLIP, "optimizer.clip.active", ops={"global_norm": replacement})
-
-
-def _rate(name: str, summary: str, rate: Any) -> Mutant:
-    return Mutant(name, summary, SCHEDULE, "schedule.warmup-cosine.brief", subject=_course(rate))
 
 
 MUTANTS = [
@@ -472,28 +425,4 @@ MUTANTS = [
         "optimizer.clip.active",
         CLIP,
     ),
-    _rate(
-        "warmup-from-zero",
-        "updates counted from 0: the first learning rate is 0",
-        lambda right, schedule, update: right(update - 1),
-    ),
-    _rate(
-        "warmup-ahead",
-        "updates counted from 2: the peak comes one early",
-        lambda right, schedule, update: right(update + 1),
-    ),
-    _rate("warmup-none", "no warm-up: the peak from the first update", _no_warmup),
-    _rate("cosine-to-tenth", "the cosine ends at a tenth of the peak", _to_a_tenth),
-    Mutant(
-        "cosine-to-zero",
-        "the cosine ends at zero, where a floor was asked for",
-        SCHEDULE,
-        "schedule.warmup-cosine.floor",
-        subject=_course(lambda right, schedule, update: dataclasses.replace(schedule, final_fraction=0.0)(update)),
-    ),
-    _rate("cosine-of-whole-run", "the cosine's progress counts the warm-up: it begins below the peak", _whole_run),
-    _rate("cosine-too-long", "the cosine ends `steps` updates after the warm-up", _after_warmup),
-    _rate("cosine-restarts", "beyond its end the cosine rises again", _restarting),
-    _rate("cosine-quarter", "a quarter of a cosine, not (1 + cos) / 2", _quarter_cosine),
-    _rate("cosine-linear", "a line for the cosine", _line_down),
 ]

@@ -35,9 +35,7 @@ def _lines(session: SessionReport) -> Iterator[str]:
 
 
 def _family_table(session: SessionReport) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("FAMILY", "CASES", "PASSED", "FAILED", "UNSUPPORTED", "EXPECTED", "ERROR/BUDGET", "WORST CASE")
-    ]
+    rows = [HEAD]
     for family in summary.families(session):
         counts = family.counts
         failed = sum(counts.get(status, 0) for status in ("failed", "error", "xpassed"))
