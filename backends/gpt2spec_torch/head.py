@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 100 * 2**20
+CHUNK = 256 * 2**20
 """Bytes of logits in memory at a time, in the compute dtype."""
 CUDA_ALIGNMENT = 64
 """On CUDA the vocabulary is padded to a multiple of this: 50257 is odd, and tensor cores like it even."""
