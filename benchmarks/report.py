@@ -1,10 +1,14 @@
-"""Rewrite BENCHMARKS.md from the JSON file of a benchmark run: see `test_train_step.py`."""
+"""Rewrite BENCHMARKS.md from the JSON files of benchmark runs: see `test_train_step.py`, `test_decode.py`.
+
+Where several files have the same case, the last one counts.
+"""
 
 import json
 import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 TARGET = Path(__file__).parent.parent / "BENCHMARKS.md"
 HEAD = """# Benchmarks
@@ -12,9 +16,14 @@ HEAD = """# Benchmarks
 Written by `benchmarks/report.py`; measure again with
 
 ```sh
+pip install -c constraints.txt -e ".[all,test]" ctranslate2
 pytest benchmarks --benchmark-json=/tmp/benchmarks.json
 python benchmarks/report.py /tmp/benchmarks.json
 ```
+
+on a machine that does nothing else. All figures are medians of contestants that take turns.
+"""
+TRAINING = """## A training step
 
 One training step of GPT-2 124M (forward, backward, AdamW; random tokens, no dropout) through gpt2spec, and written by
 hand in the framework, idiomatic and compiled ([`benchmarks/`](benchmarks)): PyTorch with SDPA, fused AdamW,
@@ -25,31 +34,57 @@ step with cold caches, mostly compiling; "peak" the most memory of a process tha
 """
 
 
-def main(path: str) -> None:
-    run = json.loads(Path(path).read_text())
-    rows = [b["extra_info"] for b in run["benchmarks"] if b["extra_info"]]
-    cpu = run["machine_info"].get("cpu", {})
+DECODING = """
+## Decoding
+
+Greedy, a prompt of 32 tokens and 128 new ones, random weights (`benchmarks/test_decode.py`). "First" is the time to the
+first token, "step" that of each later one for all rows; speed is against Hugging Face's `generate` in float32, above
+1 where the contestant is faster. `int8` is weights only; CTranslate2's rounds activations too.
+"""
+WHO = ("gpt2spec", "hand")
+
+
+def main(paths: list[str]) -> None:
+    runs = [json.loads(Path(path).read_text()) for path in paths]
+    cases = {case["name"]: case["extra_info"] for run in runs for case in run["benchmarks"] if case["extra_info"]}
+    cpu = runs[-1]["machine_info"].get("cpu", {})
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "jax", "tinygrad"))
-    lines = [
-        HEAD,
-        f"{cpu.get('brand_raw', platform.processor())}, {cpu.get('count', '?')} cores, {run['datetime'][:10]}; "
-        f"Python {platform.python_version()}, {packages}.\n",
-        "| framework | batch | dtype | mode | step s | by hand | **ratio** | first s | by hand | peak GB | by hand |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        compiled = row["options"].get("compile", row["framework"] != "numpy")
-        framework = row["framework"] + (" (2 layers)" if row["framework"] == "tinygrad" else "")
-        figures = [f"{row[key][who]:.{digits}f}" for key, digits in (("first", 0), ("peak_gb", 1)) for who in WHO]
-        lines.append(
-            f"| {framework} | {row['rows']} x {row['positions']} | {row['options']['dtype']} "
-            f"| {'compiled' if compiled else 'eager'} | {row['seconds']['gpt2spec']:.2f} "
-            f"| {row['seconds']['hand']:.2f} | **{row['ratio']:.2f}** | {' | '.join(figures)} |"
-        )
+    machine = f"{cpu.get('brand_raw', platform.processor())}, {cpu.get('count', '?')} cores"
+    when = runs[-1]["datetime"][:10]
+    lines = [HEAD, f"{machine}, {when}; Python {platform.python_version()}, {packages}.", "", TRAINING]
+    lines += training_table([case for case in cases.values() if "ratio" in case])
+    decoding = [case for case in cases.values() if "decoding" in case]
+    lines += [DECODING, *decoding_table(decoding)] if decoding else []
     TARGET.write_text("\n".join(lines) + "\n")
 
 
-WHO = ("gpt2spec", "hand")
+def training_table(cases: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| framework | batch | dtype | mode | step s | by hand | **ratio** | first s | by hand | peak GB | by hand |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        compiled = case["options"].get("compile", case["framework"] != "numpy")
+        framework = case["framework"] + (" (2 layers)" if case["framework"] == "tinygrad" else "")
+        figures = [f"{case[key][who]:.{digits}f}" for key, digits in (("first", 0), ("peak_gb", 1)) for who in WHO]
+        lines.append(
+            f"| {framework} | {case['rows']} x {case['positions']} | {case['options']['dtype']} "
+            f"| {'compiled' if compiled else 'eager'} | {case['seconds']['gpt2spec']:.2f} "
+            f"| {case['seconds']['hand']:.2f} | **{case['ratio']:.2f}** | {' | '.join(figures)} |"
+        )
+    return lines
+
+
+def decoding_table(cases: list[dict[str, Any]]) -> list[str]:
+    lines = ["| rows | who | weights | first ms | step ms | **speed** |", "|---|---|---|---|---|---|"]
+    for case in sorted(cases, key=lambda case: case["rows"]):
+        for row in sorted(case["decoding"], key=lambda row: row["step"]):
+            lines.append(
+                f"| {case['rows']} | {row['who']} | {row['how']} | {row['first'] * 1e3:.0f} "
+                f"| {row['step'] * 1e3:.1f} | **{row['speed']:.2f}** |"
+            )
+    return lines
+
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

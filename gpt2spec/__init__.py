@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2spec.api import generate, logits, loss_and_gradients
+    from gpt2spec.api import GenerateOptions, Generator, generate, logits, loss_and_gradients, stream
     from gpt2spec.config import GPT2Config, preset
     from gpt2spec.errors import GPT2SpecError
     from gpt2spec.parameters import initial_parameters
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "GPT2Config",
     "GPT2SpecError",
+    "GenerateOptions",
+    "Generator",
     "__version__",
     "generate",
     "initial_parameters",
@@ -26,17 +28,21 @@ __all__ = [
     "logits",
     "loss_and_gradients",
     "preset",
+    "stream",
 ]
 
 _HOMES = {
     "GPT2Config": "gpt2spec.config",
     "GPT2SpecError": "gpt2spec.errors",
+    "GenerateOptions": "gpt2spec.api",
+    "Generator": "gpt2spec.api",
     "generate": "gpt2spec.api",
     "initial_parameters": "gpt2spec.parameters",
     "load_backend": "gpt2spec.plugins",
     "logits": "gpt2spec.api",
     "loss_and_gradients": "gpt2spec.api",
     "preset": "gpt2spec.config",
+    "stream": "gpt2spec.api",
 }
 
 

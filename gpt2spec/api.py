@@ -12,7 +12,9 @@ import numpy as np
 
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
-from gpt2spec.decoding.loop import Generation, generate
+from gpt2spec.decoding.generator import Generator, generate, stream
+from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.decoding.sequence import Choice, Generation, Piece
 from gpt2spec.errors import InputError
 from gpt2spec.loss import language_model_loss
 from gpt2spec.model import forward
@@ -98,11 +100,16 @@ def _compiled_loss_and_gradients(backend: Backend, config: GPT2Config) -> Callab
 
 
 __all__ = [
+    "Choice",
+    "GenerateOptions",
     "Generation",
+    "Generator",
+    "Piece",
     "check_tokens",
     "compiled_forward",
     "compiled_loss",
     "generate",
     "logits",
     "loss_and_gradients",
+    "stream",
 ]

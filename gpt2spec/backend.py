@@ -62,6 +62,8 @@ class Capabilities:
         dropout: training with dropout repeats for the same (seed, step).
         compiled: `jit` and `jit_update` compile, one program per input shape.
         in_place: `jit_update` reuses the memory of the old state.
+        asynchronous: calls return before the device is done, and reading a result from it takes long: decoding
+            then chooses tokens on the device.
     """
 
     dtypes: tuple[str, ...] = ("float32",)
@@ -69,6 +71,7 @@ class Capabilities:
     dropout: bool = True
     compiled: bool = False
     in_place: bool = False
+    asynchronous: bool = False
 
 
 class Backend(ABC):
@@ -129,6 +132,14 @@ class Backend(ABC):
         """An array of token ids (as int32) or numbers (as `param_dtype`) on the device."""
         dtype = "int32" if np.issubdtype(np.asarray(array).dtype, np.integer) else self.param_dtype
         return self.ops.asarray(array, dtype)
+
+    def decoding_params(self, params: Tree) -> Tree:
+        """Device parameters as `gpt2spec.model.cached_forward` takes them: in the compute dtype, layers in a list.
+
+        A backend may lay them out for the few rows of decoding, in whatever its own operations read.
+        """
+        params = self.jit(self.ops.compute_params)(params)
+        return {**params, "blocks": self.ops.unstack_layers(params["blocks"])}
 
     def load_params(self, host: dict[str, np.ndarray]) -> Tree:
         """Host parameters on the device, as {"wte", "wpe", "ln_f", "blocks"}; also for their moments.

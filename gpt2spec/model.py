@@ -47,8 +47,8 @@ def attention(
 ) -> tuple[Tensor, Tree | None]:
     """Masked multi-head self-attention: [B, T, D] -> [B, T, D], and the updated cache if there is one.
 
-    With a cache {"k", "v"} of [B, H, C, d], the new keys and values go into row b's slots start[b], ...,
-    and attention looks at the first `length` slots.
+    With a cache {"k", "v"} of [B, H, C, d], the new keys and values go into row b's slots start[b], ... (0, ...
+    without `start`), and attention looks at the first `length` slots.
     """
     q, k, v = ops.split_heads(ops.linear(x, **p["c_attn"]), config.n_head)  # 3 x [B, H, T, d]
     if cache is not None:
@@ -135,20 +135,30 @@ def forward_with_taps(ops: TensorOps, config: GPT2Config, params: Tree, tokens: 
     return ops.unembed(x, params["wte"]["weight"]), taps
 
 
-def empty_cache(ops: TensorOps, config: GPT2Config, rows: int, capacity: int) -> Any:
-    """Keys and values of no position yet, for `rows` sequences of up to `capacity` positions."""
+def empty_cache(ops: TensorOps, config: GPT2Config, rows: int, capacity: int) -> list[Tree]:
+    """Keys and values of no position yet, layer by layer, for `rows` sequences of up to `capacity` positions."""
     shape = (rows, config.n_head, capacity, config.head_width)  # [B, H, C, d]
-    layers = [{name: ops.full(shape, 0.0, ops.dtype) for name in ("k", "v")} for _ in range(config.n_layer)]
-    return ops.stack_layers(layers)
+    return [{name: ops.full(shape, 0.0, ops.dtype) for name in ("k", "v")} for _ in range(config.n_layer)]
 
 
 def cached_forward(
-    ops: TensorOps, config: GPT2Config, params: Tree, cache: Any, tokens: Tensor, start: Tensor, length: int
-) -> tuple[Any, Tensor]:
-    """Logits of tokens [B, T] that continue rows of start[b] positions: the updated cache, and [B, T, V].
+    ops: TensorOps,
+    config: GPT2Config,
+    params: Tree,
+    cache: list[Tree],
+    tokens: Tensor,
+    start: Tensor | None,
+    length: int,
+    last: Tensor | None = None,
+) -> tuple[list[Tree], Tensor]:
+    """Logits of tokens [B, T] that continue rows of start[b] positions, or of none: the updated cache, and [B, T, V].
 
-    Attention looks at the first `length` slots of the cache: start[b] + T <= length <= C.
+    `params` are those of `Backend.decoding_params`. Attention looks at the first `length` slots of the cache:
+    start[b] + T <= length <= C, and length = T without `start`. With `last`, only the logits at position last[b]
+    of each row are computed: [B, V].
     """
-    params = ops.compute_params(params)
     x, cache, _ = transformer(ops, config, params, tokens, cache=cache, start=start, length=length)
+    if last is not None:
+        B, T, D = x.shape
+        x = ops.take(ops.reshape(x, (B * T, D)), ops.arange(B) * T + last, axis=0)  # [B, D]
     return cache, ops.unembed(x, params["wte"]["weight"])

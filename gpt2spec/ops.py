@@ -258,24 +258,33 @@ class TensorOps(ABC):
     def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
         """Run `x, *outs = block(x, i, *trees of layer i)` for each layer in turn.
 
-        Returns the last x, and each out of the block stacked over the layers.
+        Returns the last x, and each out of the block stacked over the layers. What comes in as lists of layers, as
+        in decoding, goes out as lists: tensors of their own that can be updated in place.
         """
+        as_lists = all(isinstance(trees, list) for trees in stacked)
         outs = []
-        for i, trees in enumerate(zip(*map(self.unstack_layers, stacked), strict=True)):
+        for i, trees in enumerate(zip(*(stacked if as_lists else map(self.unstack_layers, stacked)), strict=True)):
             x, *out = block(x, i, *trees)
             outs.append(out)
-        return x, *(self.stack_layers(list(column)) for column in zip(*outs, strict=True))
+        columns = [list(column) for column in zip(*outs, strict=True)]
+        return x, *(columns if as_lists else map(self.stack_layers, columns))
 
-    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
-        """The cache with row b's `new` keys or values in slots start[b], start[b] + 1, ...
+    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
+        """The cache with row b's `new` keys or values in slots start[b], start[b] + 1, ..., or 0, 1, ...
 
         [B, H, C, d], [B, H, T, d] and [B] -> [B, H, C, d]. All slots are below C.
         """
         C, T = cache.shape[2], new.shape[2]
+        if start is None:
+            return new if T == C else self.concat([new, cache[:, :, T:]], 2)
         slot = self.reshape(start, (-1, 1, 1)) + self.reshape(self.arange(T), (1, 1, T))  # [B, 1, T]
         hit = self.astype(self.reshape(self.arange(C), (1, C, 1)) == slot, self.dtype)  # [B, C, T]
         hit = self.reshape(hit, (-1, 1, C, T))
         return self.where(self.sum(hit, -1, keepdims=True) > 0, self.matmul(hit, new), cache)
+
+    def select_rows(self, cache: list[Tree], rows: Tensor) -> list[Tree]:
+        """The cache of every layer with row i as row `rows[i]` was: there may be more or fewer rows [B'] than B."""
+        return [{name: self.take(c, rows, 0) for name, c in layer.items()} for layer in cache]
 
     # ------------------------------------------------------------------ composites: optimizer
 

@@ -1,14 +1,17 @@
 """What the tests share: hypothesis without deadlines, small models, and the conformance suite's weight sets."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import spelling_models
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 from hypothesis import settings
 
+from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
-from gpt2spec.parameters import HostParams
+from gpt2spec.parameters import HostParams, initial_parameters
 
 settings.register_profile("gpt2spec", deadline=None)
 settings.load_profile("gpt2spec")
@@ -43,3 +46,21 @@ def batch() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         return tokens, targets
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of an untrained model that reads bytes: every text is another."""
+    params = initial_parameters(spelling_models.CONFIG, seed=0)
+    return spelling_models.write_run(tmp_path_factory.mktemp("runs") / "babbler", params)
+
+
+@pytest.fixture
+def run_generate(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `gpt2spec generate` on a run directory: exit code, standard output and standard error."""
+
+    def run(folder: Path, *arguments: object) -> tuple[int, str, str]:
+        code = main(["generate", "--checkpoint", str(folder), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run

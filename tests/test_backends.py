@@ -70,6 +70,13 @@ class Subject:
         return train_step(self.backend, self.config, ADAMW)
 
     @cached_property
+    def prefill(self):
+        def update(cache, params, tokens):
+            return cached_forward(self.ops, self.config, params, cache, tokens, None, tokens.shape[1])
+
+        return self.backend.jit_update(update)
+
+    @cached_property
     def decode(self):
         def update(cache, params, tokens, start):
             return cached_forward(self.ops, self.config, params, cache, tokens, start, 24)
@@ -207,10 +214,10 @@ def test_parameters_come_back_as_they_went_in(eager):
 
 
 def test_cached_decoding_gives_the_logits_of_the_whole_sequence(subject, reference):
-    """Row 0 stands 5 positions ahead of row 1: a prompt each, then token by token."""
+    """Row 0 stands 5 positions ahead of row 1: a prompt each, further tokens in one piece, then token by token."""
     starts, prompt = np.array([5, 0]), 6
     text = np.random.default_rng(5).integers(0, CONFIG.vocab_size, (ROWS, 17))
-    params = subject.backend.load_params(WEIGHTS["probe"])
+    params = subject.backend.decoding_params(subject.backend.load_params(WEIGHTS["probe"]))
     cache = empty_cache(subject.ops, CONFIG, ROWS, 32)
     rows = np.arange(ROWS)[:, None]
 
@@ -219,7 +226,7 @@ def test_cached_decoding_gives_the_logits_of_the_whole_sequence(subject, referen
         cache, logits = subject.decode(cache, params, *subject.put(tokens, start))
         return cache, subject.host(logits)[0]
 
-    cache, _ = feed(cache, np.array([0, 0]), prompt)
+    cache, _ = subject.prefill(cache, params, *subject.put(text[:, :prompt]))
     cache, logits = feed(cache, starts, prompt)  # row 1 writes its prompt again
     found = [[*row] for row in logits]
     for i in range(prompt, 12):
@@ -257,6 +264,7 @@ COMPOSITES = {
     "cross_entropy": ([_normal(2, 5, 8), np.arange(10).reshape(2, 5) % 8], {}),
     "head_cross_entropy": ([_normal(1, 700, 8), _normal(11, 8), np.arange(700).reshape(1, 700) % 11], {}),
     "cache_write": ([_normal(2, 2, 9, 4), _normal(2, 2, 3, 4), np.array([6, 1])], {}),
+    "cache_write, first slots": ([_normal(2, 2, 9, 4), _normal(2, 2, 3, 4)], {"start": None}),
 }
 
 

@@ -14,6 +14,7 @@ from gpt2spec.scaffold import new_backend
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
 INSTALL_AND_RUN = "pip install -c constraints.txt -e . && gpt2spec train"
 INSTALL_AND_TEST = 'pip install -c constraints.txt -e ".[all,test]" && pytest'
@@ -70,13 +71,24 @@ def test_the_main_command_learns_within_two_minutes(folder: Path, environment: d
     subprocess.run(next_command, shell=True, cwd=folder, env=environment, check=True, capture_output=True)
 
 
+def run_line(line: str, folder: Path, environment: dict[str, str]) -> None:
+    process = subprocess.run(
+        line,
+        shell=True,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, f"{line}\n{process.stderr}"
+
+
 def test_every_other_command_works(folder: Path, environment: dict[str, str]) -> None:
     for line in commands(README):
         if line not in (INSTALL_AND_RUN, INSTALL_AND_TEST):
-            process = subprocess.run(
-                line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
-            )
-            assert process.returncode == 0, f"{line}\n{process.stderr}"
+            run_line(line, folder, environment)
 
 
 def test_the_python_example_works() -> None:
@@ -84,6 +96,17 @@ def test_the_python_example_works() -> None:
     names: dict[str, object] = {}
     exec(example, names)
     assert names["logits"].shape == (2, 4, 257)  # type: ignore[attr-defined]
+
+
+def test_the_page_on_generating_works(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in commands(GENERATING):
+        run_line(line, tmp_path, environment)
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(GENERATING, "python")
+    exec(example, {})
+    assert capsys.readouterr().out.startswith("0 0 ")
 
 
 def test_links_lead_somewhere() -> None:

@@ -167,7 +167,7 @@ def test_overrides_and_their_gradients_agree_with_the_definition(name: str) -> N
 
 def test_every_override_has_cases() -> None:
     covered = {name.split(",")[0] for name in CASES}
-    others = {"asarray", "full", "arange", "random_uniform", "global_norm", "adamw_update", "__init__"}
+    others = {"asarray", "full", "arange", "random_uniform", "global_norm", "adamw_update", "cache_write", "__init__"}
     overridden = {name for name, value in vars(FastNumpyOps).items() if callable(value)}
     assert overridden - others == covered
 
@@ -484,6 +484,21 @@ def test_slots_beyond_a_row_are_invisible(probe: MakeWeights, batch: Batch) -> N
     expected = fresh(tokens[:, 5:7], [5, 5], 7)
     for length in (7, 8, 24):
         assert activation_error(stale(tokens[:, 5:7], [5, 5], length), expected, "float64") < 64
+
+
+@pytest.mark.parametrize("start", [None, [2, 0]], ids=["fresh", "rows of their own"])
+def test_the_cache_is_written_in_place_in_updates_only(start: list[int] | None) -> None:
+    cache, new = FAST64.put(normal(2, 3, 9, 4)), FAST64.put(normal(2, 3, 5, 4, seed=1))
+    first = None if start is None else FAST64.put(np.array(start))
+    expected = REFERENCE.ops.cache_write(REFERENCE.put(cache), REFERENCE.put(new), start and REFERENCE.put(first))
+    before = cache.copy()
+    written = FAST64.ops.cache_write(cache, new, first)
+    np.testing.assert_array_equal(written, expected)
+    np.testing.assert_array_equal(cache, before)
+    updated, _ = FAST64.jit_update(lambda state: (FAST64.ops.cache_write(state, new, first), None))(cache)
+    np.testing.assert_array_equal(updated, expected)
+    assert updated is cache
+    assert not FAST64.ops.in_place
 
 
 def test_an_empty_cache_is_zero_and_of_the_compute_dtype() -> None:

@@ -501,6 +501,8 @@ def test_the_reference_is_the_default_for_float64_only() -> None:
         ({"device": "gpu"}, "NumPy runs on the device 'cpu', not on 'gpu'"),
         ({"dtype": "bfloat16"}, "backend 'numpy' computes in float32, float64, not in 'bfloat16'"),
         ({"mode": "slow"}, "the NumPy backend has the modes fast and reference, not 'slow'"),
+        ({"compile": True}, "the NumPy backend compiles nothing: its option 'compile' is false"),
+        ({"compile": "perhaps"}, "option 'compile' of backend 'numpy' is true or false, not 'perhaps'"),
     ],
 )
 def test_what_numpy_cannot_do_is_refused(options: dict[str, str], message: str) -> None:

@@ -21,9 +21,14 @@ class JaxBackend(Backend):
     """JAX on one device; blocks are stacked."""
 
     name = "jax"
-    capabilities = Capabilities(dtypes=("float32", "bfloat16", "float64"), compiled=True, in_place=True)
 
     def __init__(self, device: jax.Device, dtype: str, remat: bool) -> None:
+        self.capabilities = Capabilities(
+            dtypes=("float32", "bfloat16", "float64"),
+            compiled=True,
+            in_place=True,
+            asynchronous=device.platform != "cpu",
+        )
         check_dtype(self.name, dtype, self.capabilities)
         self.device = f"{device.platform}:{device.id}"
         self.ops: JaxOps = (Float64JaxOps if dtype == "float64" else JaxOps)(dtype, device, remat)

@@ -168,7 +168,9 @@ class JaxOps(TensorOps):
         return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(leaves[0].shape[0] if leaves else 0)]
 
     def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
-        """By `lax.scan`: the block is compiled once for all layers."""
+        """By `lax.scan`: the block is compiled once for all layers. Lists of layers, as decoding has, are a loop."""
+        if isinstance(stacked[0], list):
+            return super().scan_blocks(block, x, *stacked)
 
         def body(x: Tensor, layer: tuple[Tensor, Any]) -> tuple[Tensor, tuple[Any, ...]]:
             i, trees = layer
@@ -180,8 +182,10 @@ class JaxOps(TensorOps):
         x, outs = jax.lax.scan(body, x, (self.arange(n_layer), stacked))
         return x, *outs
 
-    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
         """A block copied into each row, in place where the old cache was donated."""
+        if start is None:
+            return jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, 0))
         zero = jnp.zeros((), start.dtype)
 
         def write(row: Tensor, new: Tensor, first: Tensor) -> Tensor:

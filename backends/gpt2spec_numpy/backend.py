@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype
+from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec_numpy import tape
 from gpt2spec_numpy.fast import FastNumpyOps
@@ -35,8 +35,19 @@ class NumpyBackend(Backend):
         return function
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """The function itself."""
-        return function
+        """The function itself; in fast mode it may write into the old state."""
+        ops = self.ops
+        if not isinstance(ops, FastNumpyOps):
+            return function
+
+        def run(*args: Any) -> tuple[Any, Any]:
+            ops.in_place = True
+            try:
+                return function(*args)
+            finally:
+                ops.in_place = False
+
+        return run
 
     def dropout_key(self, seed: int, step: int) -> Key:
         """The beginning of a path of whole numbers; `fold_in` adds to it."""
@@ -47,8 +58,15 @@ class NumpyBackend(Backend):
         return np.array(x, subok=False)
 
 
-def create(device: str | None = None, dtype: str = "float32", mode: str | None = None) -> NumpyBackend:
-    """Make the backend; `mode` is "fast" (default for float32) or "reference" (default for float64)."""
+def create(
+    device: str | None = None, dtype: str = "float32", mode: str | None = None, compile: bool | str = False
+) -> NumpyBackend:
+    """Make the backend; `mode` is "fast" (default for float32) or "reference" (default for float64).
+
+    `compile` is there for whoever asks every backend not to compile: this one never does.
+    """
+    if check_flag("numpy", "compile", compile):
+        raise BackendError("the NumPy backend compiles nothing: its option 'compile' is false")
     if device not in (None, "cpu"):
         raise BackendError(f"NumPy runs on the device 'cpu', not on {device!r}")
     if mode is None:

@@ -14,7 +14,13 @@ from gpt2spec_numpy.ops import NumpyOps
 
 
 class FastNumpyOps(NumpyOps):
-    """NumPy arrays without checks; each override agrees with the definition in `TensorOps`."""
+    """NumPy arrays without checks; each override agrees with the definition in `TensorOps`.
+
+    Attributes:
+        in_place: `cache_write` may overwrite the cache: set while `jit_update` runs.
+    """
+
+    in_place = False
 
     def asarray(self, values: Any, dtype: str) -> Tensor:
         """A copy of its own: the optimizer writes into it."""
@@ -61,6 +67,13 @@ class FastNumpyOps(NumpyOps):
         if start is None and (key is None or dropout == 0.0):
             return kernels.causal_attention(q, k, v)
         return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
+
+    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
+        """By slices, and into the cache itself where its old content is not needed any more."""
+        cache = cache if self.in_place else cache.copy()
+        for row, first in enumerate(np.zeros(len(new), int) if start is None else start):
+            cache[row, :, first : first + new.shape[2]] = new[row]
+        return cache
 
     def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
         """Logits of a few hundred positions at a time; gradients only where something is to be differentiated."""

@@ -27,7 +27,9 @@ class TinygradBackend(Backend):
     def __init__(self, device: str, dtype: str, compile: bool) -> None:
         wide = device.split(":")[0] in ("CPU", "CUDA", "NV", "AMD")
         names = ("float32", "bfloat16", "float64") if wide else ("float32",)
-        self.capabilities = Capabilities(dtypes=names, compiled=compile, in_place=compile)
+        self.capabilities = Capabilities(
+            dtypes=names, compiled=compile, in_place=compile, asynchronous=device.split(":")[0] != "CPU"
+        )
         check_dtype(self.name, dtype, self.capabilities)
         self.device = device
         self.compile = compile

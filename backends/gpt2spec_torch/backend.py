@@ -14,11 +14,15 @@ from gpt2spec.backend import (
     BackendError,
     Capabilities,
     check_dtype,
+    check_flag,
+    named_leaves,
     tree_leaves,
     tree_unflatten,
 )
 from gpt2spec.ops import Key, Tensor
+from gpt2spec_torch.few_rows import FewRowsWeight
 from gpt2spec_torch.ops import TorchOps
+from gpt2spec_torch.row_kernel import row_kernel
 
 Compile = Literal["blocks", "step", "off"]
 COMPILE_SETTINGS = {
@@ -33,12 +37,15 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(self, device: torch.device, dtype: str, compile: Compile) -> None:
+    def __init__(self, device: torch.device, dtype: str, compile: Compile, int8: bool) -> None:
         dtypes = ("float32", "bfloat16") if device.type == "mps" else ("float32", "bfloat16", "float64")
-        self.capabilities = Capabilities(dtypes=dtypes, compiled=compile != "off", in_place=True)
+        self.capabilities = Capabilities(
+            dtypes=dtypes, compiled=compile != "off", in_place=True, asynchronous=device.type != "cpu"
+        )
         check_dtype(self.name, dtype, self.capabilities)
         self.device = str(device)
         self.compile = compile
+        self.int8 = int8
         self.ops: TorchOps = TorchOps(dtype, device)
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
@@ -91,6 +98,21 @@ class TorchBackend(Backend):
                 ops.in_place = ops.compile_blocks = False
 
         return seeded(run)
+
+    def decoding_params(self, params: Any) -> Any:
+        """On a CPU, below float64 and outside graphs, weights are laid out for few rows: see `few_rows`."""
+        params = super().decoding_params(params)
+        if self.device != "cpu" or self.dtype == "float64" or self.compile == "step":
+            return params
+        dtype = getattr(torch, self.dtype)
+        kernel = row_kernel(dtype, torch.int8 if self.int8 else dtype) if self.compile != "off" else None
+
+        def laid_out(path: tuple[str, ...], x: Tensor) -> Any:
+            if path == ("wte", "weight"):
+                return FewRowsWeight(x.T, kernel, self.int8, table=x)
+            return FewRowsWeight(x, kernel, self.int8) if path[0] == "blocks" and x.ndim == 2 else x
+
+        return tree_unflatten(params, [laid_out(path, x) for path, x in named_leaves(params)])
 
     def dropout_key(self, seed: int, step: int) -> Key:
         """A generator seeded from both numbers. It advances: a key serves one step."""
@@ -147,7 +169,9 @@ def _overwrite(old: list[Tensor], new: list[Tensor]) -> None:
         x.copy_(y)
 
 
-def create(device: str | None = None, dtype: str = "float32", compile: bool | str = True) -> TorchBackend:
+def create(
+    device: str | None = None, dtype: str = "float32", compile: bool | str = True, int8: bool | str = False
+) -> TorchBackend:
     """Make the backend on a device in PyTorch's words; the default is its accelerator, or else the CPU.
 
     `compile` is "blocks" (one program for all layers, the rest eager: on a CPU as fast as one graph, and ready in a
@@ -158,7 +182,7 @@ def create(device: str | None = None, dtype: str = "float32", compile: bool | st
         device = available[-1].split(":")[0] if len(available) > 1 else "cpu"
     if device not in available:
         raise BackendError(f"PyTorch has no device {device!r} here; there is {', '.join(available)}")
-    return TorchBackend(torch.device(device), dtype, _compile_mode(compile, device))
+    return TorchBackend(torch.device(device), dtype, _compile_mode(compile, device), check_flag("torch", "int8", int8))
 
 
 def _compile_mode(value: bool | str, device: str) -> Compile:

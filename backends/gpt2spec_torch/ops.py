@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec_torch.adamw import fused_adamw
+from gpt2spec_torch.few_rows import FewRowsWeight
 from gpt2spec_torch.head import head_cross_entropy
 
 
@@ -59,6 +60,8 @@ class TorchOps(TensorOps):
         return torch.cat(list(xs), axis)
 
     def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
+        if isinstance(x, FewRowsWeight):
+            x = x.table
         axis %= x.ndim
         if axis == 0 and x.ndim == 2:
             return F.embedding(indices, x)
@@ -130,6 +133,8 @@ class TorchOps(TensorOps):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """One matrix product for all rows; weights [in, out] get gradients that lie in memory like them."""
+        if isinstance(weight, FewRowsWeight):
+            return weight.product(x, bias).to(x.dtype)
         y = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
         return y.reshape(*x.shape[:-1], weight.shape[1])
 
@@ -158,24 +163,46 @@ class TorchOps(TensorOps):
             return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
         if start is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if q.shape[0] == q.shape[2] == 1 and self._at_hand(start):  # one query sees all that was read: no mask
+            seen = int(start) + 1
+            return F.scaled_dot_product_attention(q, k[:, :, :seen], v[:, :, :seen])
         position = start.reshape(-1, 1, 1, 1) + self.arange(q.shape[2]).reshape(1, 1, -1, 1)  # [B, 1, T, 1]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.arange(k.shape[2]) <= position)
 
     def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
-        """The loop; one program serves every layer where blocks are compiled by themselves."""
-        if not self.compile_blocks:
+        """The loop; one program serves every layer where blocks are compiled by themselves.
+
+        But not in decoding, where a block waits for its weights, and compiled or not takes as long.
+        """
+        if not self.compile_blocks or len(stacked) > 1:
             return super().scan_blocks(block, x, *stacked)
         return super().scan_blocks(lambda x, i, *trees: compiled_block(block, x, *trees), x, *stacked)
 
-    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
         """By indexing, and into the cache itself where its old content is not needed any more."""
-        cache = cache if self.in_place else cache.clone()
+        cache, T = cache if self.in_place else cache.clone(), new.shape[2]
+        if start is None:
+            cache[:, :, :T] = new
+            return cache
+        if self._at_hand(start):
+            for row, first in enumerate(start.tolist()):
+                cache[row, :, first : first + T] = new[row]
+            return cache
         rows = self.arange(new.shape[0]).reshape(-1, 1)
         slots = start.reshape(-1, 1) + self.arange(new.shape[2])  # [B, T]
         cache[rows, :, slots] = new.permute(0, 2, 1, 3)
         return cache
 
+    def _at_hand(self, x: Tensor) -> bool:
+        """Whether the values of `x` can be looked at for nothing."""
+        return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
     # ------------------------------------------------------------------ head, loss and optimizer
+
+    def unembed(self, x: Tensor, wte: Tensor) -> Tensor:  # noqa: D102
+        if isinstance(wte, FewRowsWeight):
+            return self.astype(wte.product(x, None), self.reduce_dtype)
+        return super().unembed(x, wte)
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
         losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="none")

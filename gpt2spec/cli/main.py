@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a defect of this package, with a traceback; 2 a mistake in
 """
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -33,6 +34,10 @@ class Command(Protocol):
 
 COMMANDS = ("train", "generate", "info", "data", "tokenize", "backends", "new-backend", "conform", "vectors", "plot")
 """The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a file without a name, standard output, that more space would cure."""
 
 
 class ShowVersion(argparse.Action):
@@ -69,10 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gpt2spec: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader has gone, as `head` does. Without this, Python would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone, as `head` does
+        discard_output()
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_SPACE:
+            raise
+        discard_output()
+        print(f"gpt2spec: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def discard_output() -> None:
+    """Drop what could not be written. Without this, Python would try it once more when it ends, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -1,63 +1,75 @@
-"""From logits to a token: temperature, top-k, top-p, then the inverse CDF of one uniform number.
+"""From logits to a token, on the host: the definition of every filter, and the inverse CDF of one uniform number.
 
-All of it on the host in float64, so that equal logits give equal tokens on every backend. Among equal logits the
-lowest id comes first. Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p).
+All of it in float64, so that equal logits give equal tokens on every backend. Among equal logits the lowest id
+comes first. `gpt2spec.decoding.on_device` has the same in `TensorOps`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 
-from gpt2spec.errors import ConfigError
+from gpt2spec.decoding.options import GenerateOptions
+
+LIKELY = 512
+"""Top-p sorts so many of the likeliest tokens, which are enough nearly always, before it sorts all."""
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: logits are divided by it; 0 means greedy.
-        top_k: keep the k likeliest tokens; None keeps all.
-        top_p: keep the smallest set of likeliest tokens whose probability is at least p (the token that
-            crosses p is kept, and so always one); None keeps all.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature is a number of at least 0, not {self.temperature}")
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise ConfigError(f"top_k is a whole number of at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0.0 <= self.top_p <= 1.0:
-            raise ConfigError(f"top_p lies from 0 to 1, not {self.top_p}")
-
-
-def choose(logits: np.ndarray, options: SamplingOptions, uniform: float) -> int:
+def choose(logits: np.ndarray, options: GenerateOptions, uniform: float) -> int:
     """The next token from logits [V] and one uniform number in [0, 1)."""
-    logits = logits.astype(np.float64)
-    if options.temperature == 0.0:
+    if options.greedy:
         return int(np.argmax(logits))
     return inverse_cdf(filtered_probabilities(logits, options), uniform)
 
 
-def filtered_probabilities(logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    """Probabilities [V] after temperature, top-k and top-p in this order; 0 for a token that was dropped."""
+def penalised(logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:
+    """Logits [V] with those of the ids in `seen` made less likely: over `penalty` above 0, times it below."""
+    if penalty == 1.0:
+        return logits
+    logits = logits.astype(np.float64)
+    seen = list(set(seen))
+    logits[seen] = np.where(logits[seen] > 0.0, logits[seen] / penalty, logits[seen] * penalty)
+    return logits
+
+
+def filtered_probabilities(logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
+    """Probabilities [V] after temperature, top-k, top-p and min-p in this order; 0 for a token that was dropped."""
+    logits = logits.astype(np.float64)
     with np.errstate(over="ignore"):  # a tiny temperature: all but the largest become -inf, which is right
         scaled = (logits - logits.max()) / options.temperature
-    order = np.argsort(-logits, kind="stable")  # likeliest first, the lowest id first among equals
-    if options.top_k is not None:
-        order = order[: options.top_k]
-    probabilities = _softmax(scaled[order])
-    if options.top_p is not None:
-        mass_before = np.cumsum(probabilities) - probabilities
-        kept = max(1, int(np.count_nonzero(mass_before < options.top_p)))
-        order, probabilities = order[:kept], _softmax(scaled[order[:kept]])
+    if not options.filters:
+        return _softmax(scaled)
+    for count in (LIKELY, scaled.size) if options.top_k is None else (options.top_k,):
+        order = likeliest(logits, count)
+        probabilities = np.exp(scaled[order])
+        probabilities /= (np.exp(scaled) if options.top_k is None else probabilities).sum()
+        kept = _kept(probabilities, options)
+        if kept < order.size:
+            break
     result = np.zeros_like(scaled)
-    result[order] = probabilities
+    result[order[:kept]] = probabilities[:kept] / probabilities[:kept].sum()
     return result
+
+
+def _kept(probabilities: np.ndarray, options: GenerateOptions) -> int:
+    """How many tokens top-p and then min-p keep, of probabilities in descending order."""
+    running = np.cumsum(probabilities)
+    kept = probabilities.size
+    if options.top_p is not None and options.top_p < 1.0:
+        within = running - probabilities < options.top_p if options.top_p_rule == "reach" else running <= options.top_p
+        kept = max(1, int(np.count_nonzero(within)))
+    if options.min_p is not None:
+        kept = min(kept, int(np.count_nonzero(probabilities >= options.min_p * probabilities[0])))
+    return kept
+
+
+def likeliest(logits: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` largest logits [V], the largest first, the lowest id first among equals."""
+    if count >= logits.size:
+        return np.argsort(-logits, kind="stable")
+    smallest = np.partition(logits, -count)[-count]
+    above = np.flatnonzero(logits > smallest)
+    ids = np.concatenate([above, np.flatnonzero(logits == smallest)[: count - above.size]])
+    return ids[np.lexsort((ids, -logits[ids]))]
 
 
 def inverse_cdf(probabilities: np.ndarray, uniform: float) -> int:
@@ -65,6 +77,19 @@ def inverse_cdf(probabilities: np.ndarray, uniform: float) -> int:
     running = np.cumsum(probabilities)
     token = int(np.searchsorted(running, uniform * running[-1], side="right"))
     return min(token, int(np.flatnonzero(probabilities)[-1]))
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """log(sum(exp(logits))) over the last axis, which stays as length 1; summed in float64."""
+    peak = logits.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of logits that are not finite, NaN
+        return peak + np.log(np.exp(logits - peak).sum(-1, keepdims=True, dtype=np.float64))
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """log softmax over the last axis, in float64: what the model itself says, before any penalty or filter."""
+    with np.errstate(invalid="ignore"):
+        return logits - log_sum_exp(logits)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

@@ -26,7 +26,8 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset, open_dataset
 from gpt2spec.decoding.loop import extend
-from gpt2spec.decoding.sampling import SamplingOptions
+from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.decoding.sequence import GrowingText
 from gpt2spec.errors import BackendError, ConfigError, GPT2SpecError, StorageError
 from gpt2spec.optimizer import train_step, update_scalars
 from gpt2spec.plugins import load_backend
@@ -179,17 +180,12 @@ class Trainer:
     def sample(self) -> tuple[list[int], list[int]]:
         """A continuation of the validation text's beginning: prompt and new tokens."""
         prompt = self.dataset.val.shards[0][: min(32, self.config.n_ctx // 2)].tolist()
-        new = extend(
-            self.backend,
-            self.config,
-            self.state["params"],
-            [prompt],
-            min(self.settings.sample_tokens, self.config.n_ctx - len(prompt)),
-            SamplingOptions(temperature=0.8, top_k=40),
-            self.settings.seed,
-            None,
-        )
-        return prompt, new[0].tokens
+        room = min(self.settings.sample_tokens, self.config.n_ctx - len(prompt))
+        options = GenerateOptions(max_new_tokens=room, temperature=0.8, top_k=40, seed=self.settings.seed)
+        text = GrowingText(0, 0, prompt, 0, options, None)
+        params = self.backend.decoding_params(self.state["params"])
+        pieces = extend(self.backend, self.config, params, [text], options, streaming=False)
+        return prompt, [piece.choice.token for piece in pieces if piece.choice is not None]
 
     def _check_finite(self, values: Mapping[str, Any], step: int) -> None:
         """Raise `DivergedError` unless all is finite: losses before they are logged, weights before they are saved."""

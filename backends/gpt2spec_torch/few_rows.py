@@ -1,0 +1,61 @@
+"""Weights laid out for the products of decoding, which have few rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt2spec_torch.row_kernel import Kernel
+
+
+class FewRowsWeight:
+    """A weight [in, out] that stands in the parameters of decoding in place of a tensor.
+
+    One row is multiplied by the compiled kernel where there is one. A few rows are oneDNN's, which wants the weight
+    in an order of its own; that is made when they are first asked for. Many rows, the pass over a prompt, take either.
+
+    Attributes:
+        table: the tensor [out, in] that the weight was given as, or None: what an embedding is read from.
+        shape: [in, out].
+    """
+
+    def __init__(self, weight: Tensor, kernel: Kernel | None, int8: bool, table: Tensor | None = None) -> None:
+        """`weight` is [in, out]. With `int8` it is rounded to 255 steps, whose size is each output's own."""
+        self.table = table
+        self.shape = weight.shape
+        self._kernel = kernel
+        rows = weight.T.contiguous()  # [out, in]
+        self._scale = torch.ones(rows.shape[0])
+        self._dtype = rows.dtype
+        if int8:
+            self._scale = rows.abs().amax(1).float().clamp_min(1e-12) / 127.0
+            rows = (rows.float() / self._scale[:, None]).round().to(torch.int8)
+        self._rows = rows
+        self._zero = torch.zeros(rows.shape[0])
+        self._packed: Tensor | None = None
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x weight + bias: [..., in] -> [..., out]."""
+        few = x.ndim == 2 or x.shape[1] == 1  # one position of each row
+        flat = x.reshape(-1, x.shape[-1])
+        if self._kernel is not None and flat.shape[0] == 1:
+            y = self._kernel(flat, self._rows, self._scale, self._zero if bias is None else bias.float())
+        elif self._rows.dtype == torch.int8:
+            y = self._int8(flat, few, bias)
+        else:
+            if few and self._packed is None:
+                self._packed = torch.ops.mkldnn._reorder_linear_weight(self._rows, flat.shape[0])
+            if self._packed is None:
+                y = F.linear(flat, self._rows, bias)
+            else:
+                y = torch.ops.mkldnn._linear_pointwise(flat, self._packed, bias, "none", [], "")
+        return y.reshape(*x.shape[:-1], self.shape[1])
+
+    def _int8(self, x: Tensor, few: bool, bias: Tensor | None) -> Tensor:
+        if few:
+            scale = self._scale.bfloat16()
+            y = torch._weight_int8pack_mm(x.bfloat16(), self._rows, scale).float()
+        else:
+            y = F.linear(x.float(), self._rows.float() * self._scale[:, None])
+        return y if bias is None else y + bias

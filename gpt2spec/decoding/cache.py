@@ -1,0 +1,100 @@
+"""Rows of tokens that grow, with the keys and values of what was read of them.
+
+Prompts are read in one pass, padded on the right: what stands in a row's padding is later than anything that row
+looks at, and is overwritten when the row gets there. So rows of different lengths do not affect each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gpt2spec.backend import Backend
+from gpt2spec.config import GPT2Config
+from gpt2spec.model import cached_forward, empty_cache
+from gpt2spec.ops import Tensor
+
+BUCKET = 64
+"""Attention looks at a multiple of this many cache slots, so that compilers see few shapes."""
+
+
+class Rows:
+    """Some rows of tokens, read by a model on a device.
+
+    Attributes:
+        lengths: how many tokens of each row were read, int32 [B].
+        logits: of the token that comes next in each row, [B, V], on the device.
+    """
+
+    def __init__(
+        self, backend: Backend, config: GPT2Config, params: Any, rows: Sequence[Sequence[int]], capacity: int
+    ) -> None:
+        """Read `rows` in one pass. `params` are the backend's `decoding_params`; `capacity` is the longest row to be.
+
+        No row may be empty, and none longer than the capacity, nor that longer than `config.n_ctx`.
+        """
+        self.backend, self.config, self.params = backend, config, params
+        self.lengths = np.array([len(row) for row in rows], np.int32)
+        self.capacity = _buckets(capacity)
+        width = min(_width(int(self.lengths.max())), config.n_ctx)
+        tokens = np.zeros((len(rows), width), np.int32)
+        for padded, row in zip(tokens, rows, strict=True):
+            padded[: len(row)] = row
+        cache = empty_cache(backend.ops, config, len(rows), self.capacity)
+        read = _reader(backend, config, width)
+        self.cache, self.logits = read(cache, params, backend.put(tokens), backend.put(self.lengths - 1))
+
+    def append(self, tokens: Tensor) -> None:
+        """Read one more token in each row: int32 [B], on the device."""
+        seen = min(_buckets(int(self.lengths.max()) + 1), self.capacity)
+        read = _appender(self.backend, self.config, seen)
+        self.cache, self.logits = read(self.cache, self.params, tokens, self.backend.put(self.lengths))
+        self.lengths = self.lengths + 1
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> None:
+        """Row i becomes what row `indices[i]` was; there may be more or fewer rows than before."""
+        index = np.asarray(indices, np.int32)
+        if np.array_equal(index, np.arange(len(self.lengths))):
+            return
+        self.cache, self.logits = _selector(self.backend)(self.cache, self.logits, self.backend.put(index))
+        self.lengths = self.lengths[index]
+
+
+def _buckets(length: int) -> int:
+    return -(-length // BUCKET) * BUCKET
+
+
+def _width(length: int) -> int:
+    """Of a pass over prompts: as for attention, but short ones, which are many, are not padded to a whole bucket."""
+    return max(8, 1 << (length - 1).bit_length()) if length <= BUCKET else _buckets(length)
+
+
+@lru_cache(maxsize=64)
+def _reader(backend: Backend, config: GPT2Config, width: int) -> Callable[..., Any]:
+    """A pass over new rows: (cache, params, tokens [B, width], last) -> the cache, and logits [B, V] after `last`."""
+
+    def read(cache: Any, params: Any, tokens: Any, last: Any) -> tuple[Any, Any]:
+        return cached_forward(backend.ops, config, params, cache, tokens, None, width, last)
+
+    return backend.jit_update(read)
+
+
+@lru_cache(maxsize=64)
+def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[..., Any]:
+    """One token more: (cache, params, tokens [B], start) -> the cache and the logits [B, V]."""
+
+    def append(cache: Any, params: Any, tokens: Any, start: Any) -> tuple[Any, Any]:
+        tokens = backend.ops.reshape(tokens, (-1, 1))
+        cache, logits = cached_forward(backend.ops, config, params, cache, tokens, start, length)
+        return cache, logits[:, 0]  # [B, 1, V] -> [B, V]
+
+    return backend.jit_update(append)
+
+
+@lru_cache(maxsize=16)
+def _selector(backend: Backend) -> Callable[..., Any]:
+    ops = backend.ops
+    return backend.jit(lambda cache, logits, rows: (ops.select_rows(cache, rows), ops.take(logits, rows, 0)))

@@ -1,0 +1,136 @@
+"""Choosing the next token of every row: on the host, or on the device for as long as nobody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpt2spec.backend import Backend
+from gpt2spec.decoding import on_device, sampling
+from gpt2spec.decoding.cache import Rows
+from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.decoding.sequence import Choice, GrowingText
+from gpt2spec.errors import InputError
+from gpt2spec.ops import Tensor
+
+AHEAD = 32
+"""Tokens that are chosen on the device before the host looks at them, where nobody waits for each."""
+NOT_FINITE = "the model's logits are not finite: its weights are damaged, or training has diverged"
+
+
+class Chosen(Protocol):
+    """The next token of every row."""
+
+    tokens: Tensor
+    """int32 [B], on the device."""
+
+    def choices(self) -> list[Choice]:
+        """The same on the host."""
+
+
+class OnHost:
+    """Chooses in float64, whatever the backend: equal logits give equal tokens."""
+
+    ahead = 1
+
+    def __init__(self, backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions) -> None:
+        self._backend, self._texts, self._options = backend, texts, options
+
+    def __call__(self, rows: Rows, step: int) -> Chosen:
+        """The token number `step` of every text."""
+        logits = self._backend.to_numpy(rows.logits)  # [B, V]
+        chosen = [self._choose(row, text, step) for row, text in zip(logits, self._texts, strict=True)]
+        tokens = self._backend.put(np.array([choice.token for choice in chosen], np.int32))
+        return _Known(tokens, chosen)
+
+    def _choose(self, logits: np.ndarray, text: GrowingText, step: int) -> Choice:
+        options, total = self._options, float(sampling.log_sum_exp(logits)[0])
+        if not np.isfinite(total):
+            raise InputError(NOT_FINITE)
+        penalised = sampling.penalised(logits, text.ids, options.repetition_penalty)
+        token = sampling.choose(penalised, options, float(text.draws[step]))
+        ids = sampling.likeliest(logits, options.alternatives) if options.alternatives else np.zeros(0, int)
+        alternatives = tuple((int(i), float(logits[i]) - total) for i in ids)
+        return Choice(token, float(logits[token]) - total, alternatives)
+
+
+class OnDevice:
+    """Chooses by the definitions in `TensorOps`, and hands the tokens on without a look at them."""
+
+    def __init__(self, backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, ahead: int) -> None:
+        self.ahead = ahead
+        self._backend = backend
+        self._choose = _compiled_choice(backend, _of_a_choice(options))
+        self._draws = np.stack([text.draws for text in texts], 1)  # [steps, B]
+        self._texts = texts
+        self._penalty = options.repetition_penalty
+        self._seen: Tensor | None = None
+
+    def __call__(self, rows: Rows, step: int) -> Chosen:
+        """The token number `step` of every text."""
+        if self._seen is None:
+            self._seen = self._backend.put(self._marks(rows.config.vocab_size))
+        uniform = self._backend.put(self._draws[step])
+        self._seen, (tokens, logprobs) = self._choose(self._seen, rows.logits, uniform)
+        return _Pending(self._backend, tokens, logprobs)
+
+    def _marks(self, n_vocab: int) -> np.ndarray:
+        """1 for every token that stands in a text already, [B, V]; nothing where there is no penalty."""
+        if self._penalty == 1.0:
+            return np.zeros((len(self._texts), 1))
+        marks = np.zeros((len(self._texts), n_vocab))
+        for row, text in zip(marks, self._texts, strict=True):
+            row[text.ids] = 1.0
+        return marks
+
+
+def chooser(backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, streaming: bool) -> Any:
+    """The one that suits the backend and what is asked for: the host's, but for devices that run by themselves."""
+    if not backend.capabilities.asynchronous or options.alternatives:
+        return OnHost(backend, texts, options)
+    return OnDevice(backend, texts, options, 1 if streaming else AHEAD)
+
+
+class _Known:
+    def __init__(self, tokens: Tensor, choices: list[Choice]) -> None:
+        self.tokens, self._choices = tokens, choices
+
+    def choices(self) -> list[Choice]:
+        return self._choices
+
+
+class _Pending:
+    def __init__(self, backend: Backend, tokens: Tensor, logprobs: Tensor) -> None:
+        self.tokens = tokens
+        self._backend, self._logprobs = backend, logprobs
+
+    def choices(self) -> list[Choice]:
+        tokens, logprobs = self._backend.to_numpy(self.tokens), self._backend.to_numpy(self._logprobs)
+        if not np.isfinite(logprobs).all():
+            raise InputError(NOT_FINITE)
+        return [Choice(int(token), float(logprob)) for token, logprob in zip(tokens, logprobs, strict=True)]
+
+
+def _of_a_choice(options: GenerateOptions) -> GenerateOptions:
+    """The options that choosing a token depends on, the others as they are by default: one program for all those."""
+    names = ("temperature", "top_k", "top_p", "top_p_rule", "min_p", "repetition_penalty")
+    return GenerateOptions(**{name: getattr(options, name) for name in names})
+
+
+@lru_cache(maxsize=16)
+def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[..., Any]:
+    """(seen, logits [B, V], uniform [B]) -> seen with the new tokens, and the tokens and their log-probabilities."""
+    ops = backend.ops
+
+    def choose(seen: Tensor, logits: Tensor, uniform: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        penalised = on_device.penalised(ops, logits, seen > 0.0, options.repetition_penalty)
+        tokens = on_device.choose(ops, penalised, uniform, options)
+        if options.repetition_penalty != 1.0:
+            new = ops.reshape(ops.arange(logits.shape[-1]), (1, -1)) == ops.reshape(tokens, (-1, 1))
+            seen = ops.where(new, 1.0, seen)
+        return seen, (tokens, on_device.log_probability(ops, logits, tokens))
+
+    return backend.jit_update(choose)
