@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from gpt2spec_conformance.runner import Result, run_case, run_cases
 from gpt2spec_conformance.subject import BackendSubject, Subject, load_subject
 
 from gpt2spec.errors import ConfigError
+from gpt2spec.ops import TensorOps
 from gpt2spec.plugins import load_backend
 
 FROZEN = json.loads(BUDGETS.read_text())
@@ -73,6 +76,57 @@ def test_the_definitions_conform_in_float64() -> None:
     subject = BackendSubject(load_backend("numpy", dtype="float64", mode="reference"), "reference")
     results = list(run_cases(all_cases(), subject))
     assert [(r.id, r.status, r.message) for r in results if r.status != "passed"] == []
+
+
+# ---------------------------------------------------------------------- dropout by a kernel of the backend's own
+
+GIVEN = next(case for case in all_cases() if case.id == "dropout.masks.given")
+
+
+def drawing(shape: Sequence[int], rate: float, key: Any) -> np.ndarray:
+    """What such a kernel multiplies with; it asks nobody for numbers."""
+    kept = np.random.default_rng(abs(hash((key, tuple(shape))))).random(shape) >= rate
+    return kept.astype(np.float32) / np.float32(1.0 - rate)
+
+
+def dropout_kernel(x: Any, rate: float, key: Any) -> Any:
+    return x if key is None or rate == 0.0 else x * drawing(x.shape, rate, key)
+
+
+def attention_kernel(ops: TensorOps, drop: Callable[..., Any]) -> Callable[..., Any]:
+    """The definition, but for the dropout of its weights."""
+
+    def attend(q: Any, k: Any, v: Any, *, dropout: float = 0.0, **settings: Any) -> Any:
+        with mock.patch.object(ops, "dropout", drop):
+            return TensorOps.causal_attention(ops, q, k, v, dropout=dropout, **settings)
+
+    return attend
+
+
+def with_kernels(**kernels: Callable[..., Any]) -> BackendSubject:
+    backend = load_backend("numpy")
+    for name, kernel in kernels.items():
+        setattr(backend.ops, name, kernel)
+    return BackendSubject(backend)
+
+
+def test_dropout_that_takes_no_numbers_cannot_be_given_any() -> None:
+    result = run_case(GIVEN, with_kernels(dropout=dropout_kernel))
+    assert (result.status, result.error) == ("inapplicable", None)
+    assert result.message == "dropout is a kernel of the backend's own, which takes no numbers from random_uniform"
+
+
+def test_attention_that_takes_no_numbers_for_its_weights_cannot_be_given_any() -> None:
+    subject = with_kernels()
+    ops = subject.backend.ops
+    ops.causal_attention = attention_kernel(ops, dropout_kernel)  # type: ignore[method-assign]
+    result = run_case(GIVEN, subject)
+    assert (result.status, result.error) == ("inapplicable", None)
+    assert result.message == "attention drops its weights in a kernel that takes no numbers from random_uniform"
+    ops.causal_attention = attention_kernel(ops, lambda x, rate, key: x)  # type: ignore[method-assign]
+    result = run_case(GIVEN, subject)
+    draws = next(part for part in result.parts if part.name == "draws")
+    assert (result.status, draws.found, draws.expected) == ("failed", 3.0, 4.0)
 
 
 # ---------------------------------------------------------------------- the judge

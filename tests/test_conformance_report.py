@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2spec_conformance.case import Case, Nonconformance, told
+from gpt2spec_conformance.case import Case, Nonconformance, NotApplicable, told
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.diagnosis import Diagnosis, Suspect
 from gpt2spec_conformance.judge import Part
+from gpt2spec_conformance.mutants import MutatedSubject, catalogue
 from gpt2spec_conformance.pytest_plugin import check
 from gpt2spec_conformance.report import badge, junit, markdown, plot, terminal, write_reports
 from gpt2spec_conformance.report import html as html_report
 from gpt2spec_conformance.report.progress import Progress
 from gpt2spec_conformance.report.results import ResultsError, dump_results, parse_results, read_results
+from gpt2spec_conformance.runner import run_case
 from gpt2spec_conformance.session import (
     CaseReport,
     ExpectedFailure,
@@ -104,6 +106,10 @@ def asking(id: str, ask: Callable[[Subject], Any], operation: str = "logits") ->
         (["passed", "xpassed"], "failed", "failed"),
         (["passed", "unsupported"], "failed", "failed"),
         (["passed", "xfailed"], "excepted", "passed"),
+        (["passed", "inapplicable"], "passed", "passed"),
+        (["failed", "inapplicable"], "failed", "failed"),
+        (["inapplicable", "inapplicable"], "not claimed", "failed"),
+        (["inapplicable", "unsupported"], "not claimed", "failed"),
         (["xfailed", "xfailed"], "not claimed", "failed"),
         (["unsupported", "unsupported"], "not claimed", "failed"),
     ],
@@ -155,6 +161,28 @@ def test_expected_failures_are_strict() -> None:
     assert "was a bug" in report.cases[0].message
     assert report.verdict == "failed"
     assert run_session(OneOperation(), cases[1:], expected=known).cases[0].reason == "bug"
+
+
+def test_case_that_cannot_be_asked_is_told_in_every_report_and_counts_neither_way() -> None:
+    def ask(subject: Subject) -> Any:
+        raise NotApplicable("it has a kernel | of its own")
+
+    def run(*cases: Case, **expected: ExpectedFailure) -> SessionReport:
+        return read_back(run_session(OneOperation(), cases, expected=expected))
+
+    right, other = asking("a.right", lambda subject: told()), asking("a.other", ask)
+    report = run(right, other)
+    assert [case.status for case in report.cases] == ["passed", "inapplicable"]
+    assert report.verdict == "passed"
+    assert "a.other: not applicable: it has a kernel | of its own\n\nPASSED" in terminal.render(report)
+    assert ", 1 not applicable\n" in terminal.render(report)
+    assert r"- a.other: not applicable: it has a kernel \| of its own" in markdown.render([report])
+    assert '<skipped message="not applicable: it has a kernel | of its own"' in junit.render([report])
+    assert "a.other: not applicable" in html_report.render([report])
+    assert run(other).verdict == "failed"  # nothing was asked
+    assert '<td class="inapplicable">' in html_report.render([run(other)])
+    known = {"a.other": ExpectedFailure("a bug", "link")}
+    assert run_session(OneOperation(), [right, other], expected=known).cases[1].status == "inapplicable"
 
 
 def test_interrupt_keeps_what_was_found() -> None:
@@ -451,6 +479,41 @@ def test_conform_fails_a_mutant_and_names_it(capsys: pytest.CaptureFixture[str])
     assert repeat in capsys.readouterr().out
 
 
+LOWER = ["conform", "--backend", "torch", "--no-compile", "--dtype", "bfloat16", "--case", QUICK, "--quiet"]
+
+
+def test_conform_judges_a_lower_precision_after_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*LOWER, "--report", str(tmp_path)]) == 0
+    before, after = capsys.readouterr().out.split("\n", 1)
+    assert before == "torch in float32, before bfloat16: PASSED: the selected cases of inference"
+    assert after.startswith("gpt2spec ") and "; bfloat16)" in after and "PASSED" in after
+    assert [session.header.dtype for session in read_results(tmp_path / "results.jsonl")] == ["bfloat16"]
+
+
+def test_conform_judges_no_lower_precision_of_what_does_not_conform_in_float32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In bfloat16 alone, the mistake would pass."""
+    mutant = catalogue()["gelu-erf"]
+    (case,) = select_cases(patterns=[QUICK])
+    lower = load_backend("torch", device="cpu", dtype="bfloat16", compile=False)
+    assert run_case(case, MutatedSubject(lower, [mutant])).status == "passed"
+    assert main([*LOWER, "--mutant", "gelu-erf", "--report", str(tmp_path)]) == 1
+    outcome, refusal, command = capsys.readouterr().out.splitlines()
+    assert outcome == "torch in float32, before bfloat16: FAILED: 1 of 1 cases did not pass"
+    assert refusal == "torch is not judged in bfloat16 before it conforms in float32:"
+    assert re.fullmatch("    gpt2spec conform --backend torch --dtype float32 .*compile.* --mutant gelu-erf", command)
+    assert [session.header.dtype for session in read_results(tmp_path / "results.jsonl")] == ["float32"]
+
+
+def test_conform_of_all_without_compilation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(default_registry), "backends", tuple(map(default_registry.find, ("numpy", "torch"))))
+    assert main(["conform", "--backend", "all", "--no-compile", "--case", QUICK, "--quiet"]) == 0
+    assert capsys.readouterr().out.count("PASSED: ") == 2
+
+
 def test_conform_lists_cases_and_mutants(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conform", "--list", "--level", "inference"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
@@ -573,6 +636,16 @@ def test_unsupported_case_of_a_claimed_level_fails() -> None:
     assert end.type is pytest.fail.Exception
     with pytest.raises(ends, match="level inference is not claimed") as end:
         check(taps, Subject(), {})
+    assert end.type is pytest.skip.Exception
+
+
+def test_case_that_cannot_be_asked_is_skipped_with_the_reason() -> None:
+    def ask(subject: Subject) -> Any:
+        raise NotApplicable("it has a kernel of its own")
+
+    ends = (pytest.fail.Exception, pytest.skip.Exception)
+    with pytest.raises(ends, match="not applicable: it has a kernel of its own") as end:
+        check(asking("a.other", ask), OneOperation(), {})
     assert end.type is pytest.skip.Exception
 
 

@@ -165,6 +165,24 @@ def test_nothing_is_computed_after_all_rows_have_stopped() -> None:
     assert backend.calls == ["read", "to_numpy", "append", "to_numpy", "append", "to_numpy"]
 
 
+def test_rows_are_dropped_when_half_of_them_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[i, 36 - i, i] for i in range(8)]
+    free = tokens_of(GENERATOR.generate(prompts, max_new_tokens=30, seed=2))
+    stop = int(np.bincount(np.concatenate(free)).argmax())
+    ends = np.array([(*tokens, stop).index(stop) for tokens in free])
+    rows: list[int] = []
+    real = cache.Rows.append
+    monkeypatch.setattr(cache.Rows, "append", lambda self, tokens: rows.append(len(tokens)) or real(self, tokens))
+    GENERATOR.generate(prompts, max_new_tokens=30, seed=2, stop_tokens=[stop])
+    expected, count = [], 8
+    for step in range(min(ends.max(), 29)):
+        growing = int((ends > step).sum())
+        count = growing if growing <= count // 2 else count
+        expected.append(count)
+    assert rows == expected
+    assert len(set(rows)) > 2
+
+
 def test_attention_looks_at_whole_buckets_only_and_as_far_as_there_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
     real = cache._appender

@@ -165,6 +165,19 @@ def test_a_search_ends_when_nothing_better_can_come() -> None:
     assert after_two_steps(early_stopping=True).done
 
 
+def test_a_search_goes_on_while_the_worst_of_its_results_can_be_beaten() -> None:
+    search = Search(0, GenerateOptions(beams=2, stop_tokens=[0], max_new_tokens=9), None)
+    search.advance(np.log([[0.6, 0.3, 0.1]]), 0)
+    search.advance(np.log([[0.4, 0.35, 0.25], [0.1, 0.1, 0.8]]), 1)
+    assert [beam.tokens for _, beam in search.finished] == [(0,), (1, 0)]
+    assert search.done, "0.105 so far, against 0.12"
+    search = Search(0, GenerateOptions(beams=2, stop_tokens=[0], max_new_tokens=9), None)
+    search.advance(np.log([[0.6, 0.3, 0.1]]), 0)
+    search.advance(np.log([[0.4, 0.55, 0.05], [0.1, 0.1, 0.8]]), 1)
+    assert [beam.tokens for _, beam in search.finished] == [(0,), (1, 0)]
+    assert not search.done, "0.165 so far, against 0.6 and 0.12"
+
+
 def test_a_better_text_takes_the_place_of_a_finished_one() -> None:
     search = after_two_steps(length_penalty=1.0)
     assert [beam.tokens for beam in search.live] == [(1, 1), (2, 2)]

@@ -34,7 +34,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "all": {"temperature": 1.7, "top_k": 30, "top_p": 0.87, "min_p": 0.011},
     "all, and hot": {"temperature": 9.0, "top_k": 40, "top_p": 0.71, "min_p": 0.3, "top_p_rule": "openai"},
 }
-SLOWLY = ("nearly greedy", "top-p", "all", "all, and hot")
+SLOWLY = ("all", "all, and hot")
 """For tinygrad, which takes seconds to compile each."""
 MODEL = Model(SMALL.config.replace(n_layer=1))
 PROMPTS = [[1, 2, 3], [5] * 20, [9]]

@@ -212,6 +212,12 @@ def decoded(tokens: list[int]) -> str:
     return "".join("\ufffd" * len(run) if unknown else BYTES.decode(run) for unknown, run in runs)
 
 
+def test_an_unknown_id_breaks_off_a_character() -> None:
+    first, second = BYTES.encode("é")
+    pieces, _ = grown([first, 257, second, first, second])
+    assert [piece.text for piece in pieces] == ["", "\ufffd\ufffd", "\ufffd", "", "é"]
+
+
 def test_a_model_with_more_ids_than_its_tokenizer_gives_text_all_the_same() -> None:
     found = [g for seed in range(4) for g in TEXTS.generate(["a"], max_new_tokens=90, temperature=3.0, seed=seed)]
     assert any(token > 256 for generation in found for token in generation.tokens)

@@ -21,6 +21,10 @@ class Nonconformance(AssertionError):
     """Raised by a case that judges by itself: the message says what was found and what is right."""
 
 
+class NotApplicable(Exception):
+    """Raised by a case that cannot be asked of a subject, through no fault of the subject: the message says why."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One question of the suite.
@@ -30,7 +34,7 @@ class Case:
         level: where the case belongs.
         operation: what of the subject it needs (see `subject.OPERATIONS`).
         summary: what holds if the case passes.
-        ask: puts the question. It may raise `Nonconformance`.
+        ask: puts the question. It may raise `Nonconformance` or `NotApplicable`.
         metric: how far apart answers are: the worst row, a tensor as a whole, the gradients' own measure
             (see `error`), or equal to the bit.
         truth: the right answer, computed from the subject's own: for laws. Otherwise it is the oracle's.

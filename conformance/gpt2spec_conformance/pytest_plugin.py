@@ -103,6 +103,8 @@ def check(case: Case, subject: Subject, expected: Mapping[str, ExpectedFailure])
     report = report_case(case, run_case(case, subject), expected)
     if report.status == "xfailed":
         pytest.xfail(f"{report.reason} ({report.link})")
+    if report.status == "inapplicable":
+        pytest.skip(f"not applicable: {report.message}")
     if report.status == "unsupported" and not claims(subject, case.level):
         pytest.skip(f"level {case.level} is not claimed: {subject.name} supports nothing of it")
     if report.status != "passed":

@@ -13,11 +13,11 @@ import numpy as np
 from gpt2spec.config import GPT2Config
 from gpt2spec.parameters import HostParams
 from gpt2spec.plugins import load_backend
-from gpt2spec_conformance.case import Answer, Case, Level, Nonconformance
+from gpt2spec_conformance.case import Answer, Case, Level, Nonconformance, NotApplicable
 from gpt2spec_conformance.judge import Part, budget, compare
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
-Status = Literal["passed", "failed", "error", "unsupported"]
+Status = Literal["passed", "failed", "error", "unsupported", "inapplicable"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Result:
     Attributes:
         id: the case's.
         level: the case's.
-        status: "failed" is a wrong answer, "error" a crash, "unsupported" a subject without the operation.
+        status: "failed" is a wrong answer, "error" a crash, "unsupported" a subject without the operation,
+            "inapplicable" one of which the case cannot be asked.
         error: of the worst part, in epsilons; None where the case judges by itself or did not get to an answer.
         budget: what was allowed.
         parts: the parts of the answer, the worst first.
@@ -98,6 +99,9 @@ def run_case(case: Case, subject: Subject) -> Result:
     except Nonconformance as wrong:
         seconds = time.perf_counter() - start
         return Result(case.id, case.level, "failed", message=str(wrong), seconds=seconds, answer=found)
+    except NotApplicable as reason:
+        seconds = time.perf_counter() - start
+        return Result(case.id, case.level, "inapplicable", message=str(reason), seconds=seconds)
     except Exception as crash:
         message = f"{type(crash).__name__}: {crash}".strip().splitlines()[0]
         return Result(case.id, case.level, "error", message=message, seconds=time.perf_counter() - start)

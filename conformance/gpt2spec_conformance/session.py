@@ -25,7 +25,7 @@ from gpt2spec_conformance.judge import BUDGETS, Part
 from gpt2spec_conformance.runner import Result, run_cases
 from gpt2spec_conformance.subject import Subject, load_subject
 
-Status = Literal["passed", "failed", "error", "unsupported", "xfailed", "xpassed"]
+Status = Literal["passed", "failed", "error", "unsupported", "inapplicable", "xfailed", "xpassed"]
 """A `Result`'s, or, where the failure was expected: "xfailed", and "xpassed" if it passed after all."""
 LevelStatus = Literal["passed", "excepted", "partial", "failed", "not claimed"]
 """How a subject stands at a level; see `LevelReport`."""
@@ -87,7 +87,7 @@ class LevelReport:
         level: which.
         status: "not claimed" where the subject supports nothing of it; "failed" where a case did not pass, an
             unsupported one included; "partial" where what was run passed but not all was run; "excepted" where all
-            but expected failures passed; otherwise "passed".
+            but expected failures passed; otherwise "passed". Inapplicable cases count neither way.
         counts: cases by status.
         of: cases of this level in the suite that apply to the subject.
     """
@@ -181,7 +181,7 @@ def level_report(level: Level, cases: Sequence[CaseReport], of: int) -> LevelRep
     """Judge a level by the cases of it that ran; the suite has `of`."""
     counts = Counter(case.status for case in cases)
     status: LevelStatus
-    if set(counts) <= {"unsupported"}:
+    if set(counts) <= {"unsupported", "inapplicable"}:
         status = "not claimed"
     elif WRONG & set(counts):
         status = "failed"
@@ -246,7 +246,7 @@ def report_case(case: Case, result: Result, expected: Mapping[str, ExpectedFailu
     status: Status = result.status
     message = result.message
     known = expected.get(case.id)
-    if known:
+    if known and status != "inapplicable":
         status = "xpassed" if status == "passed" else "xfailed"
     if known and status == "xpassed":
         message = f"this failure was expected ({known.reason}) but the case passes: take it off the list"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy as np
 from gpt2spec import api
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
-from gpt2spec.decoding import loop, sampling
+from gpt2spec.decoding import generator, sampling
+from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.errors import ConfigError
 from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
 from gpt2spec.optimizer import AdamW, WarmupCosine, apply_gradients, initial_state, train_step, update_scalars
@@ -38,17 +39,6 @@ OPERATIONS = (
     "backend",
 )
 """What a case may ask for; "backend" means the tensor operations and transforms themselves."""
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """How `Subject.generate` is to choose tokens."""
-
-    max_new_tokens: int = 8
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
 
 
 class Subject:
@@ -73,6 +63,10 @@ class Subject:
         if operation == "loss":
             return self._overrides("loss") or self._overrides("loss_and_gradients")
         return self._overrides(operation)
+
+    def context(self) -> AbstractContextManager[None]:
+        """What a case enters where it runs functions of the core on the subject's backend by itself."""
+        return nullcontext()
 
     def _overrides(self, operation: str) -> bool:
         return getattr(type(self), operation) is not getattr(Subject, operation)
@@ -133,16 +127,17 @@ class Subject:
         """
         raise NotImplementedError
 
-    def token_probabilities(
-        self, logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
-    ) -> np.ndarray:
-        """Probabilities [V] from logits [V] after temperature, top-k and top-p in this order."""
+    def token_probabilities(self, logits: np.ndarray, options: GenerateOptions, text: Sequence[int] = ()) -> np.ndarray:
+        """Probabilities [V] of the token after `text` from its logits [V], as tokens are drawn with these options.
+
+        The repetition penalty comes first, then temperature, top-k, top-p and min-p.
+        """
         raise NotImplementedError
 
     def generate(
         self, config: GPT2Config, params: HostParams, prompts: Sequence[Sequence[int]], options: GenerateOptions
     ) -> list[list[int]]:
-        """The new tokens of each prompt."""
+        """The new tokens of each prompt without a stop token; the samples or beams of a prompt side by side."""
         raise NotImplementedError
 
 
@@ -230,47 +225,50 @@ class BackendSubject(Subject):
         backend = self.backend
         rows, total = tokens.shape
         cache = empty_cache(backend.ops, config, rows, total)
-        device_params = backend.load_params(params)
+        device_params = backend.decoding_params(backend.load_params(params))
         found = np.zeros((rows, total, config.vocab_size), np.float64)
         position = np.zeros(rows, np.int32)
         for width in widths:
             start = np.minimum(position, np.maximum(np.asarray(lengths) - 1, 0)).astype(np.int32)
             start = np.minimum(start, total - width)
-            step = self._program(("cached", config, total), lambda: self._cached_step(config, total))
             columns = start[:, None] + np.arange(width)
-            piece = np.take_along_axis(tokens, columns, 1)
-            cache, logits = step(cache, device_params, backend.put(piece), backend.put(start))
+            piece = backend.put(np.take_along_axis(tokens, columns, 1))
+            if width > 1 and not position.any():  # as decoding reads prompts
+                cache, logits = self._prefill(config, width)(cache, device_params, piece)
+            else:
+                cache, logits = self._cached_step(config, total)(cache, device_params, piece, backend.put(start))
             for row, (at, values) in enumerate(zip(start, backend.to_numpy(logits), strict=True)):
                 kept = min(width, max(0, lengths[row] - at))
                 found[row, at : at + kept] = values[:kept]
             position = position + width
         return found
 
-    def token_probabilities(  # noqa: D102
-        self, logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
-    ) -> np.ndarray:
-        return sampling.filtered_probabilities(logits, sampling.SamplingOptions(temperature, top_k, top_p))
+    def token_probabilities(self, logits: np.ndarray, options: GenerateOptions, text: Sequence[int] = ()) -> np.ndarray:  # noqa: D102
+        penalised = sampling.penalised(logits, text, options.repetition_penalty)
+        return sampling.filtered_probabilities(penalised, options)
 
     def generate(  # noqa: D102
         self, config: GPT2Config, params: HostParams, prompts: Sequence[Sequence[int]], options: GenerateOptions
     ) -> list[list[int]]:
-        found = loop.generate(
-            self.backend,
-            config,
-            params,
-            prompts,
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed,
-        )
+        found = generator.generate(self.backend, config, params, prompts, options)
         return [generation.tokens for generation in found]
+
+    def _prefill(self, config: GPT2Config, width: int) -> Any:
+        ops = self.backend.ops
+        return self._program(
+            ("prefill", config, width),
+            lambda: self.backend.jit_update(
+                lambda cache, params, tokens: cached_forward(ops, config, params, cache, tokens, None, width)
+            ),
+        )
 
     def _cached_step(self, config: GPT2Config, length: int) -> Any:
         ops = self.backend.ops
-        return self.backend.jit_update(
-            lambda cache, params, tokens, start: cached_forward(ops, config, params, cache, tokens, start, length)
+        return self._program(
+            ("cached", config, length),
+            lambda: self.backend.jit_update(
+                lambda cache, params, tokens, start: cached_forward(ops, config, params, cache, tokens, start, length)
+            ),
         )
 
     def _scalars(self, adamw: AdamW, rate: float, update: int) -> dict[str, Any]:

@@ -24,6 +24,8 @@ HELP = "judge whether a backend, or any implementation, is GPT-2"
 
 ALL = "all"
 """What `--backend` takes for every installed backend."""
+FULL = "float32"
+"""The precision in which a backend must conform before it is judged in a lower one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +98,44 @@ def judge_all(args: argparse.Namespace, cases: Sequence["Case"], expected: Any) 
     for name, make in subjects(args):
         try:
             subject = make()
+            before = None if subject.backend is None else full_precision(args, name, cases, expected)
         except GPT2SpecError as error:
             if args.backend != ALL:
                 raise
             print(f"{name}: FAILED: it cannot be judged: {error}\n", flush=True)
             yield None
             continue
+        if before and before.verdict != "passed":
+            yield before
+            continue
         with Progress(subject.name, len(cases), args.quiet) as progress:
             session = run_session(subject, cases, expected=expected, command=command(args, name), progress=progress)
         print(terminal.render(session), end="\n" if args.backend == ALL else "", flush=True)
         yield session
+
+
+def full_precision(
+    args: argparse.Namespace, name: str, cases: Sequence["Case"], expected: Any
+) -> "SessionReport | None":
+    """The session of the same backend in float32, where a lower precision is asked for; its outcome in a line.
+
+    The larger epsilons of a lower precision would hide many a mistake.
+    """
+    from gpt2spec_conformance.error import EPSILON
+    from gpt2spec_conformance.report import summary
+    from gpt2spec_conformance.report.progress import Progress
+    from gpt2spec_conformance.session import run_session
+
+    if args.dtype is None or EPSILON.get(args.dtype, 0.0) <= EPSILON[FULL]:
+        return None
+    full = argparse.Namespace(**{**vars(args), "backend": name, "dtype": FULL})
+    subject = backend_subject(full)
+    with Progress(f"{subject.name} in {FULL}", len(cases), args.quiet) as progress:
+        session = run_session(subject, cases, expected=expected, command=command(full, name), progress=progress)
+    print(f"{name} in {FULL}, before {args.dtype}: {summary.verdict_line(session)}", flush=True)
+    if session.verdict == "failed":
+        print(f"{name} is not judged in {args.dtype} before it conforms in {FULL}:\n    {session.header.command}")
+    return session
 
 
 def write(args: argparse.Namespace, sessions: Sequence["SessionReport"]) -> None:
@@ -126,9 +156,7 @@ def subjects(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], "Subj
     if args.subject:
         given = [args.backend, args.device, args.dtype, args.backend_options, *args.mutant]
         if any(value is not None for value in given):
-            raise ConfigError(
-                "--subject is by itself: --backend, --device, --dtype, --no-compile and --mutant go without"
-            )
+            raise ConfigError("--subject is by itself: --backend with all that belongs to it, and --mutant, go without")
         yield args.subject, lambda: local_subject(args.subject)
     elif args.backend != ALL:
         yield args.backend or "numpy", lambda: backend_subject(args)
@@ -161,7 +189,8 @@ def command(args: argparse.Namespace, name: str) -> str:
     where = [
         word for option in ("device", "dtype") if (value := getattr(args, option)) for word in (f"--{option}", value)
     ]
-    how = ["--no-compile"] if args.backend_options else []
+    options = (args.backend_options or {}).items()
+    how = [word for option, value in options for word in ("--backend-option", f"{option}={value}")]
     mutants = [word for mutant in args.mutant for word in ("--mutant", mutant)]
     expected = ["--expected", str(args.expected)] if args.expected else []
     return shlex.join(["gpt2spec", "conform", *who, *where, *how, *mutants, *expected])

@@ -107,7 +107,7 @@ def capabilities(subject: Subject) -> Answer:
     wide = backend.to_numpy(backend.ops.full((), 1.0, backend.param_dtype)).dtype
     if wide != backend.param_dtype:
         raise Nonconformance(f"a {backend.param_dtype} tensor comes back as {wide}")
-    for name in ("gradients", "dropout", "compiled", "in_place"):
+    for name in ("gradients", "dropout", "compiled", "in_place", "asynchronous"):
         if not isinstance(getattr(claims, name), bool):
             raise Nonconformance(f"capability {name} is {getattr(claims, name)!r}; it is true or false")
     if claims.gradients:

@@ -1,12 +1,16 @@
 """Cached decoding against the whole pass, filters, and generation."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
 from gpt2spec_conformance.cases.inputs import L2, token_batch
-from gpt2spec_conformance.subject import GenerateOptions, Subject
+from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 
 ONE_BY_ONE = (1,) * 16
@@ -32,26 +36,26 @@ def cases() -> list[Case]:
                 ("ragged", "rows of different lengths", (16, 9), PREFILL),
             ]
         ),
-        *(
-            Case(
-                f"decode.filter.{name}",
-                "decode",
-                "token_probabilities",
-                words,
-                partial(filtered, scores=scores, options=options),
-                metric="whole",
-                truth=partial(normalised, weights=right),
-            )
-            for name, words, scores, options, right in FILTERS
-        ),
-        Case("decode.generate.greedy", "decode", "generate", "greedy continuations", greedy, metric="exact"),
-        Case(
-            "decode.generate.sampled",
-            "decode",
-            "generate",
+        *_filters(),
+        *_penalties(),
+        _generate("greedy", "greedy continuations", greedy),
+        _generate(
+            "sampled",
             "the same seed gives the same tokens: one uniform number a token, inverse CDF, a stream for each prompt",
             sampled,
-            metric="exact",
+        ),
+        _generate(
+            "samples",
+            "samples of a prompt have numbers of their own, wherever it stands, and equal prompts go on with the next",
+            samples,
+        ),
+        _generate("stop", "a text ends before its first stop token; the others go on", stop),
+        _generate("penalty", "the repetition penalty is for tokens of the prompt and for new ones", penalty),
+        _generate("beams", "the likeliest sequences by beam search, in order", beams),
+        _generate(
+            "beams.length",
+            "beams of different lengths by the mean of their log-probabilities, the stop token's included",
+            beams_of_lengths,
         ),
         Case(
             "decode.generate.alone",
@@ -62,42 +66,117 @@ def cases() -> list[Case]:
             metric="exact",
             truth=lambda answer: {"batched": answer["alone"]},
         ),
-        Case(
-            "decode.generate.overflow",
-            "decode",
-            "generate",
-            "a prompt that would pass the context with its new tokens is refused",
-            overflow,
-            metric="exact",
-        ),
+        _generate("overflow", "a prompt that would pass the context with its new tokens is refused", overflow),
     ]
 
 
-_P = np.log([0.5, 0.3, 0.15, 0.05]).tolist()
-FILTERS = [
-    ("top-p.crossing", "top-p keeps the token that crosses p", _P, (1.0, None, 0.9), [0.5, 0.3, 0.15, 0]),
-    ("top-p.zero", "top-p of 0 keeps the likeliest token", _P, (1.0, None, 0.0), [1, 0, 0, 0]),
-    ("top-p.one", "top-p of 1 keeps everything", _P, (1.0, None, 1.0), [0.5, 0.3, 0.15, 0.05]),
-    ("top-k.two", "top-k keeps k tokens", _P, (1.0, 2, None), [0.5, 0.3, 0, 0]),
-    (
-        "top-k.ties",
-        "of equal tokens the lowest ids are kept, k in all",
-        [1.0, 1.0, 1.0, 0.0],
-        (1.0, 2, None),
-        [1, 1, 0, 0],
-    ),
-    ("top-k.more", "a k beyond the vocabulary keeps everything", _P, (1.0, 9, None), [0.5, 0.3, 0.15, 0.05]),
-    ("temperature", "logits are divided by the temperature", _P, (0.5, None, None), [0.25, 0.09, 0.0225, 0.0025]),
-    ("order", "temperature comes before top-p", _P, (2.0, None, 0.8), np.sqrt([0.5, 0.3, 0.15, 0]).tolist()),
-    (
-        "order.cold",
-        "top-p counts the probabilities of the temperature",
-        _P,
-        (2.0, None, 0.75),
-        np.sqrt([0.5, 0.3, 0.15, 0]).tolist(),
-    ),
-    ("both", "top-p counts the mass that top-k left", _P, (1.0, 2, 0.62), [0.5, 0, 0, 0]),
-]
+def _generate(name: str, summary: str, ask: Callable[[Subject], Answer]) -> Case:
+    return Case(f"decode.generate.{name}", "decode", "generate", summary, ask, metric="exact")
+
+
+P = np.log([0.5, 0.3, 0.15, 0.05])
+
+
+def _filter(
+    name: str,
+    summary: str,
+    right: Sequence[float] | np.ndarray,
+    scores: Sequence[float] | np.ndarray = P,
+    text: Sequence[int] = (),
+    **options: Any,
+) -> Case:
+    """Tokens are to have probabilities in proportion to `right`."""
+    return Case(
+        f"decode.filter.{name}",
+        "decode",
+        "token_probabilities",
+        summary,
+        partial(filtered, scores=np.array(scores), options=GenerateOptions(**options), text=text),
+        metric="whole",
+        truth=partial(normalised, weights=np.array(right)),
+    )
+
+
+def _filters() -> list[Case]:
+    return [
+        _filter("top-p.crossing", "top-p keeps the token that crosses p", [0.5, 0.3, 0.15, 0], top_p=0.9),
+        _filter("top-p.zero", "top-p of 0 keeps the likeliest token", [1, 0, 0, 0], top_p=0.0),
+        _filter("top-p.one", "top-p of 1 keeps everything", [0.5, 0.3, 0.15, 0.05], top_p=1.0),
+        _filter(
+            "top-p.openai",
+            "by OpenAI's rule top-p keeps tokens up to a running probability of p",
+            [0.5, 0.3, 0, 0],
+            top_p=0.9,
+            top_p_rule="openai",
+        ),
+        _filter(
+            "top-p.openai.one",
+            "by OpenAI's rule the likeliest token always stays",
+            [1, 0, 0, 0],
+            top_p=0.4,
+            top_p_rule="openai",
+        ),
+        _filter("top-k.two", "top-k keeps k tokens", [0.5, 0.3, 0, 0], top_k=2),
+        _filter(
+            "top-k.ties",
+            "of equal tokens the lowest ids are kept, k in all",
+            [1, 1, 0, 0],
+            [1.0, 1.0, 1.0, 0.0],
+            top_k=2,
+        ),
+        _filter("top-k.more", "a k beyond the vocabulary keeps everything", [0.5, 0.3, 0.15, 0.05], top_k=9),
+        _filter(
+            "min-p", "min-p keeps tokens at least this share as likely as the likeliest", [0.5, 0.3, 0, 0], min_p=0.4
+        ),
+        _filter(
+            "min-p.order", "temperature comes before min-p", np.sqrt([0.5, 0.3, 0.15, 0]), temperature=2.0, min_p=0.5
+        ),
+        _filter(
+            "min-p.one", "min-p of 1 keeps what is as likely as the likeliest", [1, 0, 1, 0], [3, 1, 3, 2], min_p=1.0
+        ),
+        _filter("temperature", "logits are divided by the temperature", [0.25, 0.09, 0.0225, 0.0025], temperature=0.5),
+        _filter("order", "temperature comes before top-p", np.sqrt([0.5, 0.3, 0.15, 0]), temperature=2.0, top_p=0.8),
+        _filter(
+            "order.cold",
+            "top-p counts the probabilities of the temperature",
+            np.sqrt([0.5, 0.3, 0.15, 0]),
+            temperature=2.0,
+            top_p=0.75,
+        ),
+        _filter("both", "top-p counts the mass that top-k left", [0.5, 0, 0, 0], top_k=2, top_p=0.62),
+    ]
+
+
+def _penalties() -> list[Case]:
+    """Of logits 2, 1, -1 and -2 the first and the third stand in the text."""
+    scores = np.array([2.0, 1.0, -1.0, -2.0])
+    return [
+        _filter(
+            "penalty",
+            "of tokens in the text, positive logits are divided by the penalty and negative ones multiplied",
+            np.exp([1.0, 1.0, -2.0, -2.0]),
+            scores,
+            text=[0, 2],
+            repetition_penalty=2.0,
+        ),
+        _filter(
+            "penalty.once",
+            "a token that stands in the text three times is penalised once",
+            np.exp([1.0, 1.0, -2.0, -2.0]),
+            scores,
+            text=[2, 0, 2, 2, 0],
+            repetition_penalty=2.0,
+        ),
+        _filter(
+            "penalty.order",
+            "the penalty comes before the filters",
+            [0, 1, 0, 0],
+            scores,
+            text=[0, 2],
+            repetition_penalty=2.5,
+            top_k=1,
+        ),
+    ]
 
 
 def cached(subject: Subject, lengths: tuple[int, ...], widths: tuple[int, ...]) -> Answer:
@@ -110,49 +189,86 @@ def cached(subject: Subject, lengths: tuple[int, ...], widths: tuple[int, ...]) 
     return {"logits": logits}
 
 
-PROMPTS = [[5, 9, 5], [17], [40, 2, 33, 8, 1, 60]]
+PROMPTS = [[33, 45, 57, 8, 18], [20], [21, 38, 26, 0, 18, 26, 59]]
+STOP = (30,)
+STOPPING = [[20], [30, 47, 43, 8, 34, 5], [25, 1, 16, 19, 10, 33, 6]]
+"""Greedy continuations of these come to the stop token never, after four tokens and after three."""
+REPEATING = [[20, 21, 26, 40, 33, 4, 45], [58, 37, 43, 52, 59, 32, 35], [12, 56, 24, 31, 19, 50]]
+"""Other continuations with a penalty for the whole text, for new tokens alone, and without one."""
+BRANCHING = [[18, 21, 55, 0, 11, 28, 54, 0], [51, 20, 28, 52, 6, 36, 2], [7]]
+"""Their best beams are not the greedy ones, and change places on the way."""
+ENDING = [[44, 7, 22, 7, 13, 12, 28], [54, 2, 19, 11], [4, 6, 55, 10, 38, 52, 17, 54]]
+"""Among their best beams are some that end early and some that do not."""
+GREEDY = GenerateOptions(max_new_tokens=8, temperature=0.0)
+SAMPLED = GenerateOptions(max_new_tokens=8, temperature=0.9, top_k=20, top_p=0.95, seed=83)
 
 
-def filtered(subject: Subject, scores: list[float], options: tuple[float, int | None, float | None]) -> Answer:
-    """Probabilities of logits by temperature, top-k and top-p."""
-    return {"probabilities": np.asarray(subject.token_probabilities(np.array(scores), *options), np.float64)}
+def filtered(subject: Subject, scores: np.ndarray, options: GenerateOptions, text: Sequence[int]) -> Answer:
+    """Probabilities of logits by some options, after a text."""
+    return {"probabilities": np.asarray(subject.token_probabilities(scores, options, text), np.float64)}
 
 
-def normalised(answer: Answer, weights: list[float]) -> Answer:
+def normalised(answer: Answer, weights: np.ndarray) -> Answer:
     """What the probabilities must be."""
-    return {"probabilities": np.array(weights) / np.sum(weights)}
+    return {"probabilities": weights / np.sum(weights)}
+
+
+def continued(subject: Subject, prompts: list[list[int]], options: GenerateOptions) -> Answer:
+    """The new tokens of each text; -1 after its end."""
+    rows = subject.generate(L2, weight_set("probe", L2), prompts, options)
+    filled = [[*row, *[-1] * (options.max_new_tokens - len(row))] for row in rows]
+    return {f"text {i}": np.array(row) for i, row in enumerate(filled)}
 
 
 def greedy(subject: Subject) -> Answer:
-    """Eight tokens after each prompt. The oracle's best and second-best logits are never close here."""
-    return _tokens(subject.generate(L2, weight_set("probe", L2), PROMPTS, GenerateOptions()))
+    """Eight tokens after each prompt. The best logit is 0.4 above the second-best one; 0.25 in the two cases below."""
+    return continued(subject, PROMPTS, GREEDY)
 
 
 def sampled(subject: Subject) -> Answer:
-    """Eight tokens after each prompt, by temperature, top-k and top-p."""
-    options = GenerateOptions(temperature=0.9, top_k=20, top_p=0.95, seed=4)
-    return _tokens(subject.generate(L2, weight_set("probe", L2), PROMPTS, options))
+    """Eight tokens after each prompt. Here and below, no running sum is within 1e-4 of a number or of top-p."""
+    return continued(subject, PROMPTS, SAMPLED)
+
+
+def samples(subject: Subject) -> Answer:
+    """Two samples of each prompt; the first one comes twice."""
+    return continued(subject, [PROMPTS[0], PROMPTS[2], PROMPTS[0]], dataclasses.replace(SAMPLED, samples=2))
+
+
+def stop(subject: Subject) -> Answer:
+    """Greedy continuations."""
+    return continued(subject, STOPPING, dataclasses.replace(GREEDY, stop_tokens=STOP))
+
+
+def penalty(subject: Subject) -> Answer:
+    """Greedy continuations."""
+    return continued(subject, REPEATING, dataclasses.replace(GREEDY, repetition_penalty=1.5))
+
+
+def beams(subject: Subject) -> Answer:
+    """All beams of each prompt. Sums that are compared differ by 0.01 or more, here and in the next case."""
+    return continued(subject, BRANCHING, GenerateOptions(max_new_tokens=6, beams=3, samples=3))
+
+
+def beams_of_lengths(subject: Subject) -> Answer:
+    """All beams of each prompt."""
+    options = GenerateOptions(max_new_tokens=6, beams=3, samples=3, length_penalty=1.0, stop_tokens=STOP)
+    return continued(subject, ENDING, options)
 
 
 def alone(subject: Subject) -> Answer:
     """The longest prompt by itself and with the others."""
-    params = weight_set("probe", L2)
-    options = GenerateOptions(temperature=0.0)
     prompts = [PROMPTS[2], PROMPTS[0], PROMPTS[1]]
     return {
-        "alone": np.array(subject.generate(L2, params, prompts[:1], options)[0]),
-        "batched": np.array(subject.generate(L2, params, prompts, options)[0]),
+        "alone": continued(subject, prompts[:1], GREEDY)["text 0"],
+        "batched": continued(subject, prompts, GREEDY)["text 0"],
     }
 
 
 def overflow(subject: Subject) -> Answer:
     """Nine tokens and eight new ones, where sixteen is the most: any exception will do."""
     try:
-        found = subject.generate(L2, weight_set("probe", L2), [[7] * 9], GenerateOptions(max_new_tokens=8))
+        found = subject.generate(L2, weight_set("probe", L2), [[7] * 9], GREEDY)
     except Exception:
         return told()
     raise Nonconformance(f"9 tokens were continued by {len(found[0])}, beyond the {L2.n_ctx} positions there are")
-
-
-def _tokens(rows: list[list[int]]) -> Answer:
-    return {f"prompt {i}": np.array(row) for i, row in enumerate(rows)}

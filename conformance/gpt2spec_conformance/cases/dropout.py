@@ -4,16 +4,21 @@ A model is made whose branches are constants, each a power of four (of two, wher
 dropout left of each can be read off the residual stream, digit by digit.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from gpt2spec.backend import Backend
+from gpt2spec.loss import language_model_loss
 from gpt2spec.model import transformer
+from gpt2spec.ops import Tensor
 from gpt2spec.parameters import HostParams, weight_table
-from gpt2spec_conformance.case import Answer, Case
-from gpt2spec_conformance.cases.inputs import L2, tokens_and_targets
+from gpt2spec.random import generator
+from gpt2spec_conformance.case import Answer, Case, NotApplicable
+from gpt2spec_conformance.cases.inputs import L1, L2, tokens_and_targets
 from gpt2spec_conformance.error import EPSILON
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
@@ -63,6 +68,14 @@ def cases() -> list[Case]:
             backward,
             metric="whole",
             truth=lambda answer: {"product": answer["value"]},
+        ),
+        Case(
+            "dropout.masks.given",
+            "train",
+            "backend",
+            "with given random numbers, the loss and its gradient are those of the definition: what is dropped where",
+            given_masks,
+            metric="gradients",
         ),
         Case(
             "dropout.evaluation",
@@ -165,3 +178,48 @@ def evaluation(subject: Subject) -> Answer:
     config = L2.replace(dropout=RATE, attn_dropout=RATE)
     tokens, _ = tokens_and_targets(config)
     return {"logits": subject.logits(config, weight_set("probe", config), tokens)}
+
+
+GIVEN = L1.replace(dropout=0.3, attn_dropout=0.2)
+LEVELS_OF_NUMBERS = 64
+"""The given numbers are 1/128, 3/128, ...: none is close to a rate."""
+
+
+def given_masks(subject: Subject) -> Answer:
+    """The loss, its gradient, and how often random numbers were drawn.
+
+    They are drawn in the order of the model: for the embedding, the attention weights [B, H, T, T], the attention
+    output and the MLP output. Draw number n has the same numbers for every backend; a value is dropped where its
+    number is below the rate. The key is no argument and the function is not compiled, so that the operations draw by
+    `random_uniform`.
+    """
+    backend = backend_of(subject)
+    ops, params, batch = backend.ops, weight_set("probe", GIVEN), tokens_and_targets(GIVEN)
+    key = backend.dropout_key(1, 1)
+    draws: list[tuple[int, ...]] = []
+
+    def given(key: Any, shape: Sequence[int]) -> Tensor:
+        draws.append(tuple(shape))
+        numbers = generator(17, "conformance-dropout", len(draws)).integers(0, LEVELS_OF_NUMBERS, shape)
+        return ops.asarray((numbers + 0.5) / LEVELS_OF_NUMBERS, "float32")
+
+    def loss(params: Any, tokens: Tensor, targets: Tensor) -> Tensor:
+        return language_model_loss(ops, GIVEN, params, tokens, targets, key)
+
+    with subject.context(), mock.patch.object(ops, "random_uniform", given):
+        found = backend.value_and_grad(loss)(backend.load_params(params), *map(backend.put, batch))
+        value, gradient = backend.jit(lambda found: found)(found)  # all at once, where values are computed when asked
+        answer = {"loss": np.array([float(backend.to_numpy(value))]), **backend.dump_params(gradient)}
+    if not draws:
+        raise NotApplicable("dropout is a kernel of the backend's own, which takes no numbers from random_uniform")
+    if all(len(shape) == 3 for shape in draws) and _drops_weights(backend):
+        raise NotApplicable("attention drops its weights in a kernel that takes no numbers from random_uniform")
+    return {**answer, "draws": np.array([len(draws)])}
+
+
+def _drops_weights(backend: Backend) -> bool:
+    """Whether attention over values of 1 is no longer 1 everywhere, since some of its weights were dropped."""
+    shape = (ROWS, GIVEN.n_head, GIVEN.n_ctx, GIVEN.head_width)
+    q, v = (backend.ops.full(shape, value, backend.dtype) for value in (0.0, 1.0))
+    found = backend.ops.causal_attention(q, q, v, dropout=RATE, key=backend.dropout_key(1, 1))
+    return bool(np.abs(backend.to_numpy(found) - 1.0).max() > 0.1)

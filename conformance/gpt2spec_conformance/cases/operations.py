@@ -127,8 +127,8 @@ def cached_attention(ops: TensorOps, q: Any, k: Any, v: Any, start: Any) -> dict
 
 
 def cache_write(ops: TensorOps, cache: Any, new: Any, start: Any) -> dict[str, Any]:
-    """Four slots of each row."""
-    return {"cache": ops.cache_write(cache, new, start)}
+    """Four slots of each row, and the first four of all."""
+    return {"cache": ops.cache_write(cache, new, start), "first": ops.cache_write(cache, new, None)}
 
 
 def cross_entropy(ops: TensorOps, logits: Any, targets: Any) -> dict[str, Any]:

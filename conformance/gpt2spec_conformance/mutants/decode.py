@@ -1,32 +1,44 @@
-"""Mistakes in decoding: the key/value cache, filters, sampling."""
+"""Mistakes in decoding: the key/value cache, sampling, and what the loop does with the tokens."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
-from gpt2spec.decoding.sampling import SamplingOptions
+from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.decoding.sequence import Choice, GrowingText, Piece
 from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec.parameters import HostParams
 from gpt2spec.tree import Tree
 from gpt2spec_conformance.mutants.attention import spelled
 from gpt2spec_conformance.mutants.fault import Mutant
+from gpt2spec_conformance.mutants.filters import PENALTY
 
 CACHE = "row b's new keys and values go to slots start[b], ... and see what is before them (model.attention)"
 POSITIONS = "row b's positions go on from start[b] (model.embed)"
-CAPACITY = "prompt and new tokens beyond n_ctx are an error before anything runs (decoding.loop.check_prompts)"
-FILTERS = "temperature, top-k, top-p in this order; the crossing token is kept (sampling.filtered_probabilities)"
-SAMPLING = "one uniform number a token by the inverse CDF, a stream for each prompt (decoding.sampling, loop)"
-BY_STEPS, IN_PIECES, RAGGED = "decode.cache.steps", "decode.cache.pieces", "decode.cache.ragged"
+ROWS = "row i becomes what row rows[i] was, keys and values of every layer (TensorOps.select_rows)"
+CAPACITY = "prompt and new tokens beyond n_ctx are an error before anything runs (decoding.generator.check_prompts)"
+SAMPLING = (
+    "a uniform number a token by the inverse CDF, a stream for each prompt and sample (decoding.sampling, sequence)"
+)
+ENDS = "a text ends before its first stop token (decoding.sequence.GrowingText)"
+BY_STEPS, PREFILL, IN_PIECES, RAGGED, SELECT = (
+    f"decode.cache.{name}" for name in ("steps", "prefill", "pieces", "ragged", "select")
+)
+Start = Tensor | None
 
 
 def _write(
-    change: Callable[[TensorOps, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    change: Callable[[TensorOps, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], steps_only: bool = False
 ) -> Callable[..., Tensor]:
-    """`cache_write` of other values at other slots: `change(ops, cache, new, start)`."""
+    """`cache_write` of other values at other slots: `change(ops, cache, new, start)`, always or with `start` only."""
 
-    def cache_write(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    def cache_write(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> Tensor:
+        if start is None and steps_only:
+            return original(cache, new, start)
         return original(cache, *change(ops, cache, new, start))
 
     return cache_write
@@ -41,12 +53,36 @@ def _slot_of_first_row(ops: TensorOps, cache: Tensor, new: Tensor, start: Tensor
     return new, 0 * start + start[:1]
 
 
-def _rounded(ops: TensorOps, cache: Tensor, new: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def _rounded(ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> tuple[Tensor, Start]:
     return ops.astype(ops.astype(new, "float16"), ops.dtype), start
 
 
-def _last_token_only(ops: TensorOps, cache: Tensor, new: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def _last_token_only(ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> tuple[Tensor, Start]:
     return ops.concat([0.0 * new[:, :, :-1], new[:, :, -1:]], 2), start
+
+
+def _prefill_later(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> Tensor:
+    if start is None and new.shape[2] < cache.shape[2]:
+        return ops.concat([cache[:, :, :1], new, cache[:, :, new.shape[2] + 1 :]], 2)
+    return original(cache, new, start)
+
+
+def _last_column(original: Any, ops: TensorOps, *args: Any) -> Any:
+    """Without the place of each row's last token: that of the padded width."""
+    *model, tokens, start, length, last = args if len(args) == 7 else (*args, None)
+    return original(ops, *model, tokens, start, length, None if last is None else 0 * last + tokens.shape[1] - 1)
+
+
+def _selected(change: Callable[[Any, list[Tree], list[Tree]], list[Tree]]) -> dict[str, Callable[..., Any]]:
+    """`select_rows` as `change(ops, right, unmoved)`: the right cache, and one with the rows as they stood."""
+
+    def select_rows(original: Any, ops: TensorOps, cache: list[Tree], rows: Tensor) -> list[Tree]:
+        there = cache[0]["k"].shape[0]
+        place = ops.arange(rows.shape[0])
+        unmoved = original(cache, ops.where(place < there, place, there - 1))
+        return change(ops, original(cache, rows), unmoved)
+
+    return {"select_rows": select_rows}
 
 
 def _restarting(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
@@ -75,81 +111,13 @@ def _padding_visible(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Ten
     return original(q, k, v, **{**settings, "start": None if start is None else _longest(ops, start)})
 
 
-def _clamped(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-    last = params["wpe"]["weight"].shape[0] - tokens.shape[1]
-    return original(ops, params, tokens, None if start is None else ops.where(start < last, start, last))
+def _heads_for_rows(ops: TensorOps, right: list[Tree], unmoved: list[Tree]) -> list[Tree]:
+    backwards = unmoved[0]["k"].shape[1] - 1 - ops.arange(unmoved[0]["k"].shape[1])
+    return [{name: ops.take(c, backwards, 1) for name, c in layer.items()} for layer in unmoved]
 
 
-def _unchecked(original: Any, config: GPT2Config, prompts: Any, max_new_tokens: int) -> None:
-    return None
-
-
-def _filtered(change: Callable[[Any, np.ndarray, SamplingOptions], np.ndarray]) -> dict[str, Callable[..., np.ndarray]]:
-    """Probabilities [V] by `change(right, logits, options)`, brought to a sum of 1."""
-
-    def filtered_probabilities(original: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-        probabilities = change(original, logits, options)
-        return probabilities / probabilities.sum()
-
-    return {"gpt2spec.decoding.sampling.filtered_probabilities": filtered_probabilities}
-
-
-def _likeliest(probabilities: np.ndarray, count: int) -> np.ndarray:
-    """Probabilities [V] of the `count` likeliest tokens, at least one, and 0 for the others."""
-    kept = np.argsort(-probabilities, kind="stable")[: max(1, count)]
-    return np.where(np.isin(np.arange(probabilities.size), kept), probabilities, 0.0)
-
-
-def _running(probabilities: np.ndarray) -> np.ndarray:
-    return np.cumsum(np.sort(probabilities)[::-1])
-
-
-def _crossing_dropped(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    p = right(logits, dataclasses.replace(options, top_p=None))
-    return p if options.top_p is None else _likeliest(p, int(np.sum(_running(p) <= options.top_p + 1e-12)))
-
-
-def _one_more(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    p = right(logits, dataclasses.replace(options, top_p=None))
-    return p if options.top_p is None else _likeliest(p, 2 + int(np.sum(_running(p) < options.top_p)))
-
-
-def _temperature_last(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    return right(logits, dataclasses.replace(options, temperature=1.0)) ** (1.0 / options.temperature)
-
-
-def _temperature_inverted(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    return right(logits, dataclasses.replace(options, temperature=1.0 / options.temperature))
-
-
-def _temperature_ignored(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    return right(logits, dataclasses.replace(options, temperature=1.0))
-
-
-def _ties_kept(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    if options.top_k is None or options.top_k >= logits.size:
-        return right(logits, options)
-    least = np.sort(logits)[-options.top_k]
-    return right(np.where(logits < least, -np.inf, logits), dataclasses.replace(options, top_k=None))
-
-
-def _last_of_ties(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    return right(logits[::-1], options)[::-1]
-
-
-def _one_too_many(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    return right(logits, dataclasses.replace(options, top_k=options.top_k and options.top_k + 1))
-
-
-def _top_k_last(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    p = right(logits, dataclasses.replace(options, top_k=None))
-    return p if options.top_k is None else _likeliest(p, options.top_k)
-
-
-def _dropped_mass(right: Any, logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    """Dropped tokens get a logit of 0, not -inf."""
-    p = right(logits, options)
-    return np.exp(np.where(p > 0.0, (logits - logits.max()) / options.temperature, -logits.max()))
+def _unchecked(original: Any, config: GPT2Config, prompts: Any, *args: Any) -> Any:
+    return [list(prompt) for prompt in prompts]
 
 
 def _one_stream(original: Any, seed: int, purpose: str, *index: int, count: int) -> np.ndarray:
@@ -169,8 +137,39 @@ def _from_the_end(original: Any, probabilities: np.ndarray, uniform: float) -> i
     return original(probabilities, 1.0 - 2.0**-53 - uniform)
 
 
-def _least_likely(original: Any, logits: np.ndarray, options: SamplingOptions, uniform: float) -> int:
+def _least_likely(original: Any, logits: np.ndarray, options: GenerateOptions, uniform: float) -> int:
     return original(-logits if options.temperature == 0.0 else logits, options, uniform)
+
+
+def _one_for_all_samples(original: Any, seed: int, purpose: str, *index: int, count: int) -> np.ndarray:
+    return original(seed, purpose, *index[1:], count=count)
+
+
+def _new_tokens_only(
+    original: Any, backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, streaming: bool
+) -> Any:
+    """A chooser that is shown the texts without their prompts."""
+    return original(backend, [_WithoutPrompt(text) for text in texts], options, streaming)
+
+
+class _WithoutPrompt:
+    def __init__(self, text: GrowingText) -> None:
+        self._text, self._prompt, self.draws = text, len(text.ids), text.draws
+
+    @property
+    def ids(self) -> list[int]:
+        return self._text.ids[self._prompt :]
+
+
+def _stop_kept(original: Any, text: GrowingText, choice: Choice) -> Piece:
+    piece = original(text, choice)
+    return dataclasses.replace(piece, choice=choice)
+
+
+def _without_stop(
+    original: Any, config: GPT2Config, params: HostParams, prompts: Any, options: GenerateOptions
+) -> list[list[int]]:
+    return original(config, params, prompts, dataclasses.replace(options, stop_tokens=()))
 
 
 def _attention(name: str, summary: str, killed_by: str, sees: Callable[[Tensor, Tensor], Tensor]) -> Mutant:
@@ -178,16 +177,16 @@ def _attention(name: str, summary: str, killed_by: str, sees: Callable[[Tensor, 
     return Mutant(name, summary, CACHE, killed_by, ops={"causal_attention": replacement})
 
 
-def _cache(name: str, summary: str, killed_by: str, change: Any) -> Mutant:
-    return Mutant(name, summary, CACHE, killed_by, ops={"cache_write": _write(change)})
+def _cache(name: str, summary: str, killed_by: str, change: Any, steps_only: bool = False) -> Mutant:
+    return Mutant(name, summary, CACHE, killed_by, ops={"cache_write": _write(change, steps_only)})
+
+
+def _select(name: str, summary: str, change: Any) -> Mutant:
+    return Mutant(name, summary, ROWS, SELECT, ops=_selected(change))
 
 
 def _embed(name: str, summary: str, killed_by: str, replacement: Callable[..., Tensor]) -> Mutant:
     return Mutant(name, summary, POSITIONS, killed_by, core={"gpt2spec.model.embed": replacement})
-
-
-def _filter(name: str, summary: str, killed_by: str, change: Any) -> Mutant:
-    return Mutant(name, summary, FILTERS, f"decode.filter.{killed_by}", core=_filtered(change))
 
 
 def _sample(name: str, summary: str, function: str, replacement: Callable[..., Any], case: str = "sampled") -> Mutant:
@@ -225,34 +224,51 @@ MUTANTS = [
         RAGGED,
         ops={"causal_attention": _padding_visible},
     ),
-    _cache("cache-slot-later", "keys and values go one slot further", BY_STEPS, _slot_later),
+    _cache("cache-slot-later", "keys and values go one slot further", BY_STEPS, _slot_later, steps_only=True),
     _cache(
         "cache-slot-shared",
         "all rows are written where the first one stands",
         "decode.generate.greedy",
         _slot_of_first_row,
+        steps_only=True,
     ),
     _cache("cache-rounded", "the cache is kept in float16", BY_STEPS, _rounded),
     _cache("cache-last-only", "of a piece only the last token is kept", IN_PIECES, _last_token_only),
     Mutant(
-        "cache-clamped",
-        "beyond the context the last position is used again and again",
+        "prefill-slot-later",
+        "a prompt's keys and values go one slot further",
+        CACHE,
+        PREFILL,
+        ops={"cache_write": _prefill_later},
+    ),
+    Mutant(
+        "prefill-padding-read",
+        "the first new token is chosen after the padding of a short prompt, not after its last token",
+        CACHE,
+        "decode.generate.greedy",
+        core={"gpt2spec.decoding.cache.cached_forward": _last_column},
+    ),
+    _select("select-ignored", "rows of the cache stay where they were", lambda ops, right, unmoved: unmoved),
+    _select(
+        "select-keys-only",
+        "keys are put in the new order, values are not",
+        lambda ops, right, unmoved: [{"k": r["k"], "v": u["v"]} for r, u in zip(right, unmoved, strict=True)],
+    ),
+    _select(
+        "select-first-layer-only",
+        "only the first layer's rows are put in the new order",
+        lambda ops, right, unmoved: [*right[:1], *unmoved[1:]],
+    ),
+    _select("select-heads", "heads are put in another order, not rows", _heads_for_rows),
+    Mutant(
+        "overflow-unchecked",
+        "a text that passes the context forgets its beginning, though nobody asked for that",
         CAPACITY,
         "decode.generate.overflow",
-        core={"gpt2spec.decoding.loop.check_prompts": _unchecked, "gpt2spec.model.embed": _clamped},
+        core={"gpt2spec.decoding.generator.check_prompts": _unchecked},
     ),
-    _filter("top-p-crossing-dropped", "top-p drops the token that crosses p", "top-p.crossing", _crossing_dropped),
-    _filter("top-p-one-more", "top-p keeps one token too many", "top-p.crossing", _one_more),
-    _filter("top-p-before-top-k", "top-p comes before top-k", "both", _top_k_last),
-    _filter("top-k-ties", "top-k keeps everything that equals the k-th", "top-k.ties", _ties_kept),
-    _filter("top-k-last-of-ties", "of equal tokens the highest ids are kept", "top-k.ties", _last_of_ties),
-    _filter("top-k-one-more", "top-k keeps one token too many", "top-k.two", _one_too_many),
-    _filter("filter-zero-logit", "dropped tokens get a logit of 0, not -inf", "top-k.two", _dropped_mass),
-    _filter("temperature-last", "the temperature comes after the filters", "order.cold", _temperature_last),
-    _filter("temperature-inverted", "logits are multiplied by the temperature", "temperature", _temperature_inverted),
-    _filter("temperature-ignored", "the temperature is ignored", "temperature", _temperature_ignored),
-    _sample("sampling-one-stream", "all prompts draw the same numbers", "loop.uniforms", _one_stream),
-    _sample("sampling-seed-ignored", "the seed is ignored", "loop.uniforms", _unseeded),
+    _sample("sampling-one-stream", "all prompts draw the same numbers", "sequence.uniforms", _one_stream),
+    _sample("sampling-seed-ignored", "the seed is ignored", "sequence.uniforms", _unseeded),
     _sample(
         "sampling-from-likeliest",
         "the inverse CDF runs from the likeliest token, not by id",
@@ -260,5 +276,33 @@ MUTANTS = [
         _from_likeliest,
     ),
     _sample("sampling-from-the-end", "the inverse CDF of 1 - u", "sampling.inverse_cdf", _from_the_end),
-    _sample("greedy-least-likely", "greedy takes the smallest logit", "loop.choose", _least_likely, "greedy"),
+    _sample("greedy-least-likely", "greedy takes the smallest logit", "sampling.choose", _least_likely, "greedy"),
+    _sample(
+        "samples-alike",
+        "all samples of a prompt draw the same numbers",
+        "sequence.uniforms",
+        _one_for_all_samples,
+        "samples",
+    ),
+    Mutant(
+        "penalty-new-only",
+        "the repetition penalty is for new tokens, not for the prompt's",
+        PENALTY,
+        "decode.generate.penalty",
+        core={"gpt2spec.decoding.loop.chooser": _new_tokens_only},
+    ),
+    Mutant(
+        "stop-kept",
+        "the stop token is part of the text",
+        ENDS,
+        "decode.generate.stop",
+        core={"gpt2spec.decoding.sequence.GrowingText.add": _stop_kept},
+    ),
+    Mutant(
+        "stop-ignored",
+        "texts go on after a stop token",
+        ENDS,
+        "decode.generate.stop",
+        subject={"generate": _without_stop},
+    ),
 ]

@@ -1,13 +1,20 @@
 """Mistakes in dropout."""
 
+import math
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+from gpt2spec import model
+from gpt2spec.config import GPT2Config
 from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.tree import Tree
 from gpt2spec_conformance.mutants.fault import Mutant
 
 SPEC = "in training zero with probability p, otherwise x / (1 - p), backward by the same mask (TensorOps.dropout)"
 SITES = "on the embedding and on both residual branches, each with a mask of its own (model.block, transformer)"
+WEIGHTS = "attention weights, after the softmax, at a rate of their own (TensorOps.causal_attention)"
+GIVEN = "dropout.masks.given"
 Dropout = Callable[[Any, TensorOps, Tensor, float, Key | None], Tensor]
 
 
@@ -57,6 +64,121 @@ def _on_weights(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, 
     return original(q, k, v, **{**settings, "dropout": 0.1})
 
 
+def _embedding(change: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]) -> dict[str, Any]:
+    """Another dropout of the embedding: `change(ops, drop, tok, x)` of the tokens' rows and of the whole sum."""
+
+    def transformer(
+        original: Any, ops: TensorOps, config: GPT2Config, params: Tree, tokens: Tensor, *, key: Any = None, **rest: Any
+    ) -> Any:
+        dropout = ops.dropout
+        done: list[bool] = []
+
+        def first(x: Tensor, rate: float, key: Key | None) -> Tensor:
+            if done or key is None:
+                return dropout(x, rate, key)
+            done.append(True)
+            tok = ops.take(params["wte"]["weight"], tokens, axis=0)
+            return change(ops, lambda x: dropout(x, rate, key), tok, x)
+
+        with mock.patch.object(ops, "dropout", first):
+            return original(ops, config, params, tokens, key=key, **rest)
+
+    return _everywhere(transformer)
+
+
+def _everywhere(transformer: Callable[..., Any]) -> dict[str, Any]:
+    return {"gpt2spec.model.transformer": transformer, "gpt2spec.loss.transformer": transformer}
+
+
+def _at_the_end(original: Any, ops: TensorOps, config: GPT2Config, *args: Any, key: Any = None, **rest: Any) -> Any:
+    x, cache, taps = original(ops, config, *args, key=key, **rest)
+    return ops.dropout(x, config.dropout, None if key is None else ops.fold_in(key, config.n_layer + 1)), cache, taps
+
+
+Body = Callable[
+    [Callable[[Tensor, int], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor], Tensor
+]
+
+
+def _block(body: Body) -> dict[str, Callable[..., Any]]:
+    """A block with dropout elsewhere: `body(drop, attend, mlp, x)`, whose branches have none but their layer norms."""
+
+    def block(
+        original: Any, ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor, *, key: Key | None = None, **cached: Any
+    ) -> tuple[Tensor, Tree | None, Tree]:
+        keys = [None if key is None else ops.fold_in(key, site) for site in range(3)]
+        found: dict[str, Any] = {}
+
+        def attend(x: Tensor) -> Tensor:
+            x = model.layer_norm(ops, config, p["ln_1"], x)
+            found["attn"], found["cache"] = model.attention(ops, config, p["attn"], x, key=keys[0], **cached)
+            return found["attn"]
+
+        def mlp(x: Tensor) -> Tensor:
+            found["mlp"] = model.mlp(ops, p["mlp"], model.layer_norm(ops, config, p["ln_2"], x))
+            return found["mlp"]
+
+        x = body(lambda x, site: ops.dropout(x, config.dropout, keys[site]), attend, mlp, x)
+        return x, found.pop("cache"), {**found, "residual": x}
+
+    return {"gpt2spec.model.block": block}
+
+
+def _on_the_sum(drop: Any, attend: Any, mlp: Any, x: Tensor) -> Tensor:
+    x = drop(x + attend(x), 1)
+    return drop(x + mlp(x), 2)
+
+
+def _before_the_branch(drop: Any, attend: Any, mlp: Any, x: Tensor) -> Tensor:
+    x = x + attend(drop(x, 1))
+    return x + mlp(drop(x, 2))
+
+
+def _not_on_the_mlp(drop: Any, attend: Any, mlp: Any, x: Tensor) -> Tensor:
+    x = x + drop(attend(x), 1)
+    return x + mlp(x)
+
+
+def _one_rate(original: Any, ops: TensorOps, config: GPT2Config, *args: Any, **settings: Any) -> Any:
+    return original(ops, config.replace(attn_dropout=config.dropout), *args, **settings)
+
+
+def _weights_kept(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+    return original(q, k, v, **{**settings, "dropout": 0.0})
+
+
+def _dropped(
+    normalise: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, Tensor], Tensor],
+) -> dict[str, Callable[..., Any]]:
+    """Attention in training with weights `normalise(ops, drop, scores, visible)`."""
+
+    def attend(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+        key, rate = settings.get("key"), settings.get("dropout", 0.0)
+        if key is None or rate == 0.0:
+            return original(q, k, v, **settings)
+        T = q.shape[2]
+        scores = ops.matmul(q, ops.permute_dims(k, (0, 1, 3, 2)))
+        scores = ops.astype(scores, ops.reduce_dtype) / math.sqrt(q.shape[3])
+        visible = ops.reshape(ops.arange(T), (1, 1, 1, T)) <= ops.reshape(ops.arange(T), (1, 1, T, 1))
+        weights = normalise(ops, lambda x: ops.dropout(x, rate, key), scores, visible)
+        return ops.matmul(ops.astype(weights, ops.dtype), v)
+
+    return {"causal_attention": attend}
+
+
+def _scores_dropped(ops: TensorOps, drop: Any, scores: Tensor, visible: Tensor) -> Tensor:
+    return ops.softmax(ops.where(visible, drop(scores), -math.inf))
+
+
+def _renormalised(ops: TensorOps, drop: Any, scores: Tensor, visible: Tensor) -> Tensor:
+    weights = drop(ops.softmax(ops.where(visible, scores, -math.inf)))
+    return weights / (ops.sum(weights, -1, keepdims=True) + 1e-6)
+
+
+def _site(name: str, summary: str, core: dict[str, Any], spec: str = SITES) -> Mutant:
+    return Mutant(name, summary, spec, GIVEN, core=core)
+
+
 def _dropout(name: str, summary: str, replacement: Dropout, killed_by: str) -> Mutant:
     return Mutant(name, summary, SPEC, killed_by, ops={"dropout": replacement})
 
@@ -77,5 +199,36 @@ MUTANTS = [
         SITES,
         "training.dropout.weights",
         ops={"causal_attention": _on_weights},
+    ),
+    _site("dropout-embedding-missing", "none on the embedding", _embedding(lambda ops, drop, tok, x: x)),
+    _site(
+        "dropout-tokens-only",
+        "on the tokens' embedding, before positions are added",
+        _embedding(lambda ops, drop, tok, x: drop(tok) + (x - tok)),
+    ),
+    _site("dropout-mlp-missing", "none on the MLP's branch", _block(_not_on_the_mlp)),
+    _site("dropout-on-stream", "on the residual stream after each sum, not on the branch", _block(_on_the_sum)),
+    _site("dropout-before-branches", "on what enters a branch, not on what leaves it", _block(_before_the_branch)),
+    _site("dropout-at-the-end", "once more, after the last layer norm", _everywhere(_at_the_end)),
+    _site(
+        "dropout-weights-rate",
+        "attention weights have the rate of the residual branches",
+        {"gpt2spec.model.attention": _one_rate},
+        WEIGHTS,
+    ),
+    Mutant(
+        "dropout-weights-missing",
+        "attention weights are never dropped",
+        WEIGHTS,
+        GIVEN,
+        ops={"causal_attention": _weights_kept},
+    ),
+    Mutant("dropout-scores", "scores are dropped, before the softmax", WEIGHTS, GIVEN, ops=_dropped(_scores_dropped)),
+    Mutant(
+        "dropout-weights-renormalised",
+        "attention weights are brought to a sum of 1 again after some were dropped",
+        WEIGHTS,
+        GIVEN,
+        ops=_dropped(_renormalised),
     ),
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,8 @@ class Mutant:
         spec: what the specification says, and where.
         killed_by: id of the case that must fail, by an assertion.
         ops: replacements of methods of `TensorOps`; called `replacement(original, ops, *arguments)`.
-        core: replacements of functions of the core, by "module.name" where they are looked up.
+        core: replacements of functions of the core, by "module.name" where they are looked up, and of methods of its
+            classes, by "module.Class.name"; those are called `replacement(original, self, *arguments)`.
         backend: replacements of methods of `Backend`; called `replacement(original, backend, *arguments)`.
         subject: replacements of methods of `Subject`; called `replacement(original, *arguments)`.
         right: this is no mistake: every case must pass.
@@ -65,10 +66,14 @@ class MutatedSubject(BackendSubject):
             for name, replacement in mutant.subject.items():
                 setattr(self, name, functools.partial(replacement, getattr(self, name)))
 
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """The core with the mistakes in it."""
+        return mutated_core(self.mutants)
+
     def _within(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def run(*args: Any) -> Any:
-            with mutated_core(self.mutants):
+            with self.context():
                 return method(*args)
 
         return run
@@ -80,8 +85,13 @@ def mutated_core(mutants: Sequence[Mutant]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for mutant in mutants:
             for path, replacement in mutant.core.items():
-                module_name, _, name = path.rpartition(".")
-                module = importlib.import_module(module_name)
-                wrapped = functools.partial(replacement, getattr(module, name))
-                stack.enter_context(mock.patch.object(module, name, wrapped))
+                owner_path, _, name = path.rpartition(".")
+                owner = pkgutil.resolve_name(owner_path)
+                wrap = _method if isinstance(owner, type) else functools.partial
+                stack.enter_context(mock.patch.object(owner, name, wrap(replacement, getattr(owner, name))))
         yield
+
+
+def _method(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function, which classes bind, unlike `functools.partial`."""
+    return lambda self, *args: replacement(original, self, *args)

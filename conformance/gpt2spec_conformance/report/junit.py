@@ -42,7 +42,7 @@ def _test(session: SessionReport, case: CaseReport, suite: str) -> ET.Element:
         details.text = _text("\n".join(filter(None, [case.summary, summary.reproduce(session, case)])))
     elif case.status == "xfailed":
         ET.SubElement(test, "skipped", message=_text(f"expected failure: {case.reason} ({case.link})"))
-    elif case.status == "unsupported":
+    elif case.status in ("unsupported", "inapplicable"):
         ET.SubElement(test, "skipped", message=message)
     return test
 

@@ -30,6 +30,9 @@ def _session(session: SessionReport) -> Iterator[str]:
     if failed := summary.failures(session):
         yield ""
         yield from _table(("Case", "What is wrong"), [(case.id, summary.what_is_wrong(case)) for case in failed], "--")
+    if left_out := summary.inapplicable(session):
+        yield ""
+        yield from (f"- {case.id}: {_escape(summary.what_is_wrong(case))}" for case in left_out)
     if diagnosis := summary.diagnosis_lines(session):
         yield ""
         yield from (f"- {_escape(line)}" for line in diagnosis)

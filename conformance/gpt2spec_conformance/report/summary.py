@@ -8,12 +8,13 @@ from typing import Literal
 from gpt2spec_conformance.diagnosis import Suspect
 from gpt2spec_conformance.session import CaseReport, LevelReport, SessionReport, Status
 
-FamilyStatus = Literal["passed", "excepted", "failed", "unsupported"]
+FamilyStatus = Literal["passed", "excepted", "failed", "unsupported", "inapplicable"]
 WORDS: Mapping[Status, str] = {
     "passed": "passed",
     "failed": "failed",
     "error": "crashed",
     "unsupported": "unsupported",
+    "inapplicable": "not applicable",
     "xfailed": "failed as expected",
     "xpassed": "passed unexpectedly",
 }
@@ -26,7 +27,7 @@ class Family:
     Attributes:
         name: the family.
         cases: in the order in which they ran.
-        status: the worst that is true of them; "excepted" has expected failures.
+        status: the worst that is true of them; "excepted" has expected failures, "inapplicable" nothing else.
         counts: cases by status.
         worst: the case with the largest error for its budget; None where no number was judged.
     """
@@ -60,6 +61,8 @@ def _family(name: str, cases: Sequence[CaseReport]) -> Family:
         status = "unsupported"
     elif counts["xfailed"]:
         status = "excepted"
+    elif not counts["passed"]:
+        status = "inapplicable"
     return Family(name, tuple(cases), status, dict(counts), worst)
 
 
@@ -81,6 +84,8 @@ def level_line(level: LevelReport) -> str:
         return "not claimed"
     excepted = level.counts.get("xfailed", 0)
     rest = f" and {excepted} failed as expected" if excepted else ""
+    if left_out := level.counts.get("inapplicable", 0):
+        rest += f", {left_out} not applicable"
     return f"{level.status}, {level.counts.get('passed', 0)} of {level.of} cases passed{rest}"
 
 
@@ -103,8 +108,13 @@ def failures(session: SessionReport) -> list[CaseReport]:
     return [case for case in session.cases if session.is_wrong(case)]
 
 
+def inapplicable(session: SessionReport) -> list[CaseReport]:
+    """The cases that could not be asked; they count neither way."""
+    return [case for case in session.cases if case.status == "inapplicable"]
+
+
 def what_is_wrong(case: CaseReport) -> str:
-    """A failed case's message, with how it failed where that is not a wrong answer."""
+    """A case's message, with what it is where that is not a wrong answer."""
     return case.message if case.status == "failed" else f"{WORDS[case.status]}: {case.message}"
 
 

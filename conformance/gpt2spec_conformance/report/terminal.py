@@ -22,6 +22,8 @@ def _lines(session: SessionReport) -> Iterator[str]:
     if session.levels:
         yield format_table([(level.level, summary.level_line(level)) for level in session.levels])
         yield ""
+    for case in summary.inapplicable(session):
+        yield f"{case.id}: {summary.what_is_wrong(case)}"
     for case in summary.failures(session):
         yield f"{case.id}: {summary.what_is_wrong(case)}"
         if command := summary.reproduce(session, case):
@@ -29,7 +31,7 @@ def _lines(session: SessionReport) -> Iterator[str]:
     if diagnosis := summary.diagnosis_lines(session):
         yield ""
         yield from diagnosis
-    if summary.failures(session):
+    if summary.failures(session) or summary.inapplicable(session):
         yield ""
     yield f"{summary.verdict_line(session)} ({session.seconds:.1f} s)"
 

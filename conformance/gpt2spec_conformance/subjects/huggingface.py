@@ -14,8 +14,8 @@ import transformers
 
 from gpt2spec.checkpoints.huggingface import config_to_json
 from gpt2spec.config import GPT2Config
+from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.parameters import HostParams
-from gpt2spec_conformance.subject import GenerateOptions
 from gpt2spec_conformance.subjects.torch_module import TorchModuleSubject, to_numpy, to_torch
 
 MODULES = ("wte", "wpe", *(f"h.{{i}}.{name}" for name in ("ln_1", "ln_2")), "ln_f")
@@ -57,16 +57,17 @@ class HuggingFaceSubject(TorchModuleSubject):
                     found[row, start:end] = to_numpy(out.logits[0])
         return found
 
-    def token_probabilities(
-        self, logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
-    ) -> np.ndarray:
-        """By the logits warpers of `generate`, in its order."""
-        warpers: list[Any] = [transformers.TemperatureLogitsWarper(float(temperature))]
-        warpers += [transformers.TopKLogitsWarper(top_k)] if top_k is not None else []
-        warpers += [transformers.TopPLogitsWarper(float(top_p))] if top_p is not None else []
-        scores = torch.tensor(np.asarray(logits, np.float32))[None]
-        for warper in warpers:
-            scores = warper(None, scores)
+    def token_probabilities(self, logits: np.ndarray, options: GenerateOptions, text: Sequence[int] = ()) -> np.ndarray:
+        """By the logits processors of `generate`, in its order. It has one rule of top-p, whatever is asked for."""
+        penalty, temperature = float(options.repetition_penalty), float(options.temperature)
+        processors: list[Any] = [transformers.RepetitionPenaltyLogitsProcessor(penalty)] if text else []
+        processors += [transformers.TemperatureLogitsWarper(temperature)]
+        processors += [transformers.TopKLogitsWarper(options.top_k)] if options.top_k is not None else []
+        processors += [transformers.TopPLogitsWarper(float(options.top_p))] if options.top_p is not None else []
+        processors += [transformers.MinPLogitsWarper(float(options.min_p))] if options.min_p is not None else []
+        ids, scores = to_torch(np.array([text])), torch.tensor(np.asarray(logits, np.float32))[None]
+        for processor in processors:
+            scores = processor(ids, scores)
         return to_numpy(scores.softmax(-1)[0])
 
     def generate(
@@ -76,23 +77,47 @@ class HuggingFaceSubject(TorchModuleSubject):
         width = max(map(len, prompts))
         tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        settings = {"max_new_tokens": options.max_new_tokens, "pad_token_id": 0, **_choice(options)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            out = self.loaded(config, params).generate(tokens, attention_mask=mask, **settings)
-        return [list(map(int, row[width:])) for row in out]
+            out = self.loaded(config, params).generate(tokens, attention_mask=mask, **_settings(options))
+        return [_until(options.stop_tokens, list(map(int, row[width:]))) for row in out]
 
 
-def _choice(options: GenerateOptions) -> dict[str, Any]:
+def _settings(options: GenerateOptions) -> dict[str, Any]:
     """How tokens are chosen, in their words; top-k is 0 and top-p is 1 where there is none."""
+    settings: dict[str, Any] = {
+        "max_new_tokens": options.max_new_tokens,
+        "num_return_sequences": options.samples,
+        "pad_token_id": 0,
+        "eos_token_id": list(options.stop_tokens) or None,
+        "do_sample": False,
+    }
+    if options.repetition_penalty != 1.0:
+        settings["repetition_penalty"] = float(options.repetition_penalty)
+    if options.beams > 1:
+        stopping = True if options.early_stopping else "never"
+        return {
+            **settings,
+            "num_beams": options.beams,
+            "length_penalty": options.length_penalty,
+            "early_stopping": stopping,
+        }
     if options.temperature == 0:
-        return {"do_sample": False}
+        return settings
     return {
+        **settings,
         "do_sample": True,
         "temperature": options.temperature,
         "top_k": options.top_k or 0,
         "top_p": 1.0 if options.top_p is None else options.top_p,
+        "min_p": options.min_p,
     }
+
+
+def _until(stop_tokens: Sequence[int], tokens: list[int]) -> list[int]:
+    """What comes before the first stop token; padding follows it."""
+    ends = [place for place, token in enumerate(tokens) if token in stop_tokens]
+    return tokens[: min(ends, default=len(tokens))]
 
 
 def subject() -> HuggingFaceSubject:

@@ -1,0 +1,234 @@
+"""What decoding does on the device: put a cache in another order, and choose tokens as the host does."""
+
+import dataclasses
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from gpt2spec.decoding import on_device, sampling
+from gpt2spec.decoding.cache import Rows
+from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.random import generator
+from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.cases.decode import GREEDY, PROMPTS, REPEATING, SAMPLED, STOP, STOPPING, continued
+from gpt2spec_conformance.cases.inputs import L2
+from gpt2spec_conformance.subject import Subject, backend_of
+from gpt2spec_conformance.weights import weight_set
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [
+        Case(
+            "decode.cache.select",
+            "decode",
+            "backend",
+            "rows of a cache that are exchanged, doubled and dropped go on with the logits of the whole pass",
+            select,
+            truth=lambda answer: {"logits": selected_logits()},
+        ),
+        Case(
+            "decode.device.filters",
+            "decode",
+            "backend",
+            "the device's filters give the host's probabilities, row by row, equal tokens included",
+            filters,
+            metric="whole",
+            truth=lambda answer: host_probabilities(),
+        ),
+        Case(
+            "decode.device.penalty",
+            "decode",
+            "backend",
+            "the device penalises the tokens of each row's text as the host does",
+            penalty,
+            truth=lambda answer: host_penalty(),
+        ),
+        Case(
+            "decode.device.inverse-cdf",
+            "decode",
+            "backend",
+            "the device takes the host's token for a uniform number of 0, on a boundary, between them, and nearly 1",
+            inverse_cdf,
+            metric="exact",
+            truth=lambda answer: host_tokens(),
+        ),
+        Case(
+            "decode.device.logprobs",
+            "decode",
+            "backend",
+            "log-probabilities that come from the device are those of the logits",
+            logprobs,
+            metric="whole",
+            truth=lambda answer: host_logprobs(),
+        ),
+        Case(
+            "decode.device.generate",
+            "decode",
+            "backend",
+            "a batch has the same continuations whether tokens are chosen on the device or on the host",
+            generate,
+            metric="exact",
+            truth=lambda answer: {name: answer[name.replace("device", "host")] for name in answer if "device" in name},
+        ),
+    ]
+
+
+# ---------------------------------------------------------------------- the cache
+
+BEGINNINGS = [[5, 9, 5, 30, 2, 11, 60], [40, 2, 33, 8, 1, 60, 17, 0, 24]]
+COURSE = (
+    ((1, 0, 1), ([4, 50, 9], [31, 2, 2])),
+    ((1, 0, 2), ([7, 7, 58], [19, 44, 0])),
+    ((2, 0), ([12, 3], [3, 12])),
+)
+"""Which rows go on, and the tokens that they read then: exchanged and doubled, only exchanged, one dropped."""
+
+
+def select(subject: Subject) -> Answer:
+    """Logits [rows, V] one below the other: after the beginnings, and after every token."""
+    backend = backend_of(subject)
+    with subject.context():
+        params = backend.decoding_params(backend.load_params(weight_set("probe", L2)))
+        rows = Rows(backend, L2, params, BEGINNINGS, L2.n_ctx)
+        found = [backend.to_numpy(rows.logits)]
+        for order, columns in COURSE:
+            rows.select(order)
+            for tokens in columns:
+                rows.append(backend.put(np.array(tokens)))
+                found.append(backend.to_numpy(rows.logits))
+    return {"logits": np.concatenate(found)}
+
+
+def selected_logits() -> np.ndarray:
+    """The same, each text by itself in a whole pass."""
+    from gpt2spec_conformance.runner import oracle
+
+    texts = list(BEGINNINGS)
+    read = [*texts]
+    for order, columns in COURSE:
+        texts = [texts[row] for row in order]
+        for tokens in columns:
+            texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
+            read += texts
+    params = weight_set("probe", L2)
+    return np.stack([oracle().logits(L2, params, np.array([text], np.int32))[0, -1] for text in read])
+
+
+# ---------------------------------------------------------------------- one step
+
+_VALUES = 2.0 * generator(13, "conformance-device", 0).standard_normal((3, 11))
+LOGITS = np.stack([_VALUES[0], np.round(_VALUES[1]), np.zeros(11), 20.0 * _VALUES[2]]).astype(np.float32)
+"""Any, with ties, all equal, and far apart: [B, V]."""
+SEEN = generator(13, "conformance-device", 1).random(LOGITS.shape) < 0.4
+PENALTIES = (1.0, 1.5, 0.8)
+TOKENS = np.array([3, 0, 10, 7], np.int32)
+FILTERS = {
+    "temperature": GenerateOptions(temperature=0.7),
+    "top-k": GenerateOptions(top_k=4),
+    "top-p": GenerateOptions(top_p=0.6, temperature=1.3),
+    "openai": GenerateOptions(top_p=0.6, top_p_rule="openai"),
+    "min-p": GenerateOptions(min_p=0.3),
+    "all": GenerateOptions(temperature=1.3, top_k=7, top_p=0.8, min_p=0.15),
+}
+DISTRIBUTIONS = np.array([[0, 0.25, 0, 0.5, 0.25, 0], [0.125, 0.125, 0, 0.5, 0, 0], [0, 0, 0, 0, 0, 1]], np.float32)
+"""Of binary fractions, whose sums are exact; the second one adds up to 3 / 4."""
+UNIFORM = np.array([0.0, 0.25, 0.4, 0.5, 0.75, 1.0 - 2.0**-24], np.float32)
+
+
+def _on_device(subject: Subject, compute: Any, *inputs: np.ndarray) -> Answer:
+    """What a compiled `compute(ops, *tensors)` returns, on the host."""
+    backend = backend_of(subject)
+    with subject.context():
+        found = backend.jit(lambda *tensors: compute(backend.ops, *tensors))(*map(backend.put, inputs))
+        return {name: backend.to_numpy(x) for name, x in found.items()}
+
+
+def filters(subject: Subject) -> Answer:
+    """Probabilities [B, V] by each of the options."""
+    return _on_device(
+        subject,
+        lambda ops, logits: {
+            name: on_device.filtered_probabilities(ops, logits, options) for name, options in FILTERS.items()
+        },
+        LOGITS,
+    )
+
+
+def host_probabilities() -> Answer:
+    """The same by the host."""
+    return {
+        name: np.stack([sampling.filtered_probabilities(row, options) for row in LOGITS.astype(float)])
+        for name, options in FILTERS.items()
+    }
+
+
+def penalty(subject: Subject) -> Answer:
+    """Logits [B, V] by each penalty."""
+    return _on_device(
+        subject,
+        lambda ops, logits, seen: {f"by {p}": on_device.penalised(ops, logits, seen > 0.0, p) + 0.0 for p in PENALTIES},
+        LOGITS + np.float32(0.5),  # none is zero
+        SEEN.astype(np.float32),
+    )
+
+
+def host_penalty() -> Answer:
+    """The same by the host."""
+    rows = [(row + np.float32(0.5), np.flatnonzero(seen)) for row, seen in zip(LOGITS, SEEN, strict=True)]
+    return {f"by {p}": np.stack([sampling.penalised(row, seen, p) for row, seen in rows]) for p in PENALTIES}
+
+
+def inverse_cdf(subject: Subject) -> Answer:
+    """The tokens of each distribution for each number, in turn."""
+    return _on_device(
+        subject,
+        lambda ops, p, u: {"tokens": on_device.inverse_cdf(ops, p, u)},
+        np.repeat(DISTRIBUTIONS, len(UNIFORM), 0),
+        np.tile(UNIFORM, len(DISTRIBUTIONS)),
+    )
+
+
+def host_tokens() -> Answer:
+    """The same by the host."""
+    return {
+        "tokens": np.array([sampling.inverse_cdf(p.astype(float), float(u)) for p in DISTRIBUTIONS for u in UNIFORM])
+    }
+
+
+def logprobs(subject: Subject) -> Answer:
+    """Of one token of each row."""
+    return _on_device(
+        subject,
+        lambda ops, logits, tokens: {"logprobs": on_device.log_probability(ops, logits, tokens)},
+        LOGITS,
+        TOKENS,
+    )
+
+
+def host_logprobs() -> Answer:
+    """The same by the host."""
+    return {"logprobs": sampling.log_probabilities(LOGITS.astype(float))[np.arange(len(TOKENS)), TOKENS]}
+
+
+# ---------------------------------------------------------------------- whole texts
+
+GENERATED = {
+    "greedy": (STOPPING, dataclasses.replace(GREEDY, stop_tokens=STOP)),
+    "penalised": (REPEATING, dataclasses.replace(GREEDY, repetition_penalty=1.5)),
+    "sampled": (PROMPTS, dataclasses.replace(SAMPLED, samples=2)),
+}
+
+
+def generate(subject: Subject) -> Answer:
+    """Continuations by a host that waits for each token, and by one that does not."""
+    backend = backend_of(subject)
+    answer: Answer = {}
+    for where, asynchronous in (("host", False), ("device", True)):
+        capabilities = dataclasses.replace(backend.capabilities, asynchronous=asynchronous)
+        with mock.patch.object(backend, "capabilities", capabilities):
+            for name, (prompts, options) in GENERATED.items():
+                texts = continued(subject, prompts, options)
+                answer |= {f"{name} {text} by the {where}": tokens for text, tokens in texts.items()}
+    return answer
