@@ -617,3 +617,16 @@ def test_tinygrad_compiles_with_ziglang_where_there_is_no_clang(monkeypatch, tmp
     clang.provide()
     version = subprocess.run([os.environ["CC"], "--version"], capture_output=True, text=True, check=True)
     assert "clang version" in version.stdout
+
+
+def test_jax_runs_operation_by_operation_when_told_to():
+    jax_backend = pytest.importorskip("gpt2spec_jax.backend", exc_type=ImportError)
+    backend = jax_backend.create(device="cpu", compile="false")
+
+    def function(x):
+        return x, x
+
+    assert backend.jit(function) is backend.jit_update(function) is function
+    assert not backend.capabilities.compiled
+    assert not backend.capabilities.in_place
+    assert jax_backend.create(device="cpu").jit(function) is not function

@@ -22,14 +22,15 @@ class JaxBackend(Backend):
 
     name = "jax"
 
-    def __init__(self, device: jax.Device, dtype: str, remat: bool) -> None:
+    def __init__(self, device: jax.Device, dtype: str, remat: bool, compile: bool) -> None:
         self.capabilities = Capabilities(
             dtypes=("float32", "bfloat16", "float64"),
-            compiled=True,
-            in_place=True,
+            compiled=compile,
+            in_place=compile,
             asynchronous=device.platform != "cpu",
         )
         check_dtype(self.name, dtype, self.capabilities)
+        self.compile = compile
         self.device = f"{device.platform}:{device.id}"
         self.ops: JaxOps = (Float64JaxOps if dtype == "float64" else JaxOps)(dtype, device, remat)
 
@@ -38,12 +39,12 @@ class JaxBackend(Backend):
         return self._in_precision(jax.value_and_grad(function))
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """One XLA program per shape."""
-        return self._in_precision(jax.jit(function))
+        """One XLA program per shape, unless `compile` is off."""
+        return self._in_precision(jax.jit(function) if self.compile else function)
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
         """One XLA program per shape; the new state takes the memory of the old one."""
-        return self._in_precision(jax.jit(function, donate_argnums=0))
+        return self._in_precision(jax.jit(function, donate_argnums=0) if self.compile else function)
 
     def dropout_key(self, seed: int, step: int) -> Key:
         """A JAX key whose bits are a hash of both numbers."""
@@ -83,11 +84,13 @@ for _name in dir(TensorOps):
         setattr(Float64JaxOps, _name, in_float64(getattr(JaxOps, _name)))
 
 
-def create(device: str | None = None, dtype: str = "float32", remat: bool | str = False) -> JaxBackend:
+def create(
+    device: str | None = None, dtype: str = "float32", remat: bool | str = False, compile: bool | str = True
+) -> JaxBackend:
     """Make the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own."""
-    remat = check_flag("jax", "remat", remat)
+    remat, compile = check_flag("jax", "remat", remat), check_flag("jax", "compile", compile)
     _keep_compiled_programs()
-    return JaxBackend(find_device(device), dtype, remat)
+    return JaxBackend(find_device(device), dtype, remat, compile)
 
 
 def _keep_compiled_programs() -> None:
