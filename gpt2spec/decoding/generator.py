@@ -41,7 +41,8 @@ class Generator:
     ) -> list[Generation]:
         """The continuations of all prompts, the samples of each side by side.
 
-        They do not depend on what else is in the list, nor on `batch_size`.
+        They do not depend on what else is in the list, nor on `batch_size`, but for rounding in products of
+        another shape.
         """
         options = options_from(options, settings)
         ids = check_prompts(self.config, prompts, options, self.tokenizer)

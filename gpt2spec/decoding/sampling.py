@@ -80,14 +80,14 @@ def inverse_cdf(probabilities: np.ndarray, uniform: float) -> int:
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))) over the last axis, which stays as length 1; summed in float64."""
+    """log(sum(exp(logits))) over the last axis, which stays as length 1: `exp` in its own dtype, the sum in float64."""
     peak = logits.max(-1, keepdims=True)
     with np.errstate(invalid="ignore"):  # of logits that are not finite, NaN
         return peak + np.log(np.exp(logits - peak).sum(-1, keepdims=True, dtype=np.float64))
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """log softmax over the last axis, in float64: what the model itself says, before any penalty or filter."""
+    """log softmax over the last axis, as float64: what the model itself says, before any penalty or filter."""
     with np.errstate(invalid="ignore"):
         return logits - log_sum_exp(logits)
 
