@@ -13,11 +13,12 @@ import pytest
 from gpt2spec_conformance.weights import weight_set
 from gpt2spec_numpy.backend import NumpyBackend, create
 
-from gpt2spec.api import GenerateOptions, logits
+from gpt2spec.api import GenerateOptions
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.decoding import beam
 from gpt2spec.decoding.sampling import choose, likeliest, penalised
+from gpt2spec.model import forward
 from gpt2spec.parameters import HostParams
 from gpt2spec.random import uniforms
 from gpt2spec.tree import tree_leaves
@@ -35,8 +36,13 @@ class Model:
     def params(self) -> HostParams:
         return weight_set("probe", self.config)
 
+    @cached_property
+    def loaded(self) -> Any:
+        return EXACT.load_params(self.params)
+
     def logits_after(self, ids: Sequence[int]) -> np.ndarray:
-        return logits(EXACT, self.config, self.params, [ids])[0, -1]
+        tokens = EXACT.put(np.array([ids]))
+        return EXACT.to_numpy(forward(EXACT.ops, self.config, self.loaded, tokens)[0, -1])
 
     def tokens(self, prompt: Sequence[int], count: int, stream: int = 0, **settings: Any) -> list[int]:
         """Each token chosen from the logits of all text before it, or, where it slides, of what is in the window."""

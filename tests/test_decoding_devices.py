@@ -163,7 +163,7 @@ def test_tokens_in_float32_are_those_in_float64(
     assert not backend.capabilities.asynchronous, "a CPU's results are there when a call returns"
     monkeypatch.setattr(backend, "capabilities", dataclasses.replace(backend.capabilities, asynchronous=device))
     generator = Generator(backend, MODEL.config, MODEL.params)
-    for name, wanted in ASKED.items():
+    for name, wanted in ASKED.items() if not device else [(name, ASKED[name]) for name in ("plain", "all")]:
         alike(generator.generate(PROMPTS, max_new_tokens=20, **wanted), exact[name])
         pieces = list(generator.stream(PROMPTS, max_new_tokens=20, **wanted))
         streamed = [generator.collect(pieces[i::3], GenerateOptions()) for i in range(3)]
