@@ -1,10 +1,15 @@
 """Greedy decoding of GPT-2 124M with random weights: through gpt2spec, and by Hugging Face and CTranslate2.
 
-A contestant is made for a number of rows and continues that many random prompts of 32 tokens by 128 tokens.
+A contestant is made for a number of rows and continues that many random prompts of 32 tokens by 128 tokens. As a
+program, it says "ready" and then, for every line with a number of new tokens, how many seconds they took:
+
+    python benchmarks/decode_contestants.py "gpt2spec torch" float32 1
 """
 
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,3 +106,27 @@ def write_tokenizer(folder: Path) -> None:
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def contestant(who: str, how: str, rows: int) -> Decode:
+    """By the names that the table of results has."""
+    if who == "Hugging Face":
+        return hugging_face(rows, how)
+    if who == "CTranslate2":
+        return ctranslate2(rows, how)
+    options: dict[str, Any] = {
+        "float32": {},
+        "bfloat16": {"dtype": "bfloat16"},
+        "int8": {"int8": True},
+        "float32, --no-compile": {"compile": False},
+    }[how]
+    return ours(rows, who.split()[1], **options)
+
+
+if __name__ == "__main__":
+    decode = contestant(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        decode(int(line))
+        print(time.perf_counter() - start, flush=True)

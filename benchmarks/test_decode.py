@@ -2,18 +2,23 @@
 
     pytest benchmarks/test_decode.py --benchmark-json=/tmp/decode.json && python benchmarks/report.py /tmp/decode.json
 
-All take turns; "step" is the time of a token after the first, for all rows together. Speed is that of a whole turn
+All take turns, each in a process of its own: the threads of several libraries in one would spin against each other.
+"step" is the time of a token after the first, for all rows together. Speed is that of a whole turn
 of Hugging Face (float32, eager) over that of the contestant, the median over the turns. CTranslate2 is
 `pip install ctranslate2`; without it its cases skip.
 """
 
 import statistics
-import time
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
-from decode_contestants import NEW, Decode, ctranslate2, hugging_face, ours
+from decode_contestants import NEW
 
+MODULES = {"Hugging Face": "transformers", "CTranslate2": "ctranslate2"}
 ROUNDS = 5
 CASES = {
     1: [
@@ -43,50 +48,47 @@ CASES = {
 """For each number of rows: who, in what, and how fast it must be at least, Hugging Face in float32 being 1."""
 
 
-def contestant(who: str, how: str, rows: int) -> Decode:
-    if who == "Hugging Face":
-        return hugging_face(rows, how)
-    if who == "CTranslate2":
-        pytest.importorskip("ctranslate2")
-        return ctranslate2(rows, how)
-    backend = who.split()[1]
-    pytest.importorskip(backend)
-    options: dict[str, Any] = {
-        "float32": {},
-        "bfloat16": {"dtype": "bfloat16"},
-        "int8": {"int8": True},
-        "float32, --no-compile": {"compile": False},
-    }[how]
-    return ours(rows, backend, **options)
+class Contestant:
+    """A process that decodes when it is its turn."""
 
+    def __init__(self, who: str, how: str, rows: int) -> None:
+        program = str(Path(__file__).with_name("decode_contestants.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, program, who, how, str(rows)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        while self.answer() != "ready":  # what libraries print meanwhile
+            pass
 
-def timed(decode: Decode) -> tuple[float, float]:
-    """Seconds to the first token, and for each one after it."""
-    start = time.perf_counter()
-    decode(1)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
-    decode(NEW)
-    return first, (time.perf_counter() - start - first) / (NEW - 1)
+    def timed(self) -> tuple[float, float]:
+        """Seconds to the first token, and for each one after it."""
+        first = self.seconds(1)
+        return first, (self.seconds(NEW) - first) / (NEW - 1)
+
+    def seconds(self, count: int) -> float:
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return float(self.answer())
+
+    def answer(self) -> str:
+        line = self.process.stdout.readline()
+        assert line, f"{self.process.args} has ended"
+        return line.strip()
 
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("rows", CASES)
 def test_decoding(benchmark, rows: int) -> None:
-    decoders, floors = {}, {}
-    for who, how, floor in CASES[rows]:
-        try:
-            decoders[who, how] = contestant(who, how, rows)
-        except pytest.skip.Exception as absent:
-            print(f"\n{who} {how}: {absent}")
-        floors[who, how] = floor
-    found: dict[Any, list[tuple[float, float]]] = {name: [] for name in decoders}
+    floors = {(who, how): floor for who, how, floor in CASES[rows] if find_spec(MODULES.get(who, who.split()[-1]))}
+    contestants = {name: Contestant(*name, rows) for name in floors}
+    found: dict[Any, list[tuple[float, float]]] = {name: [] for name in contestants}
 
     def turn() -> None:
-        for name, decode in decoders.items():
-            found[name].append(timed(decode))
+        for name, contestant in contestants.items():
+            found[name].append(contestant.timed())
 
     benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
+    for contestant in contestants.values():
+        contestant.process.kill()
     rows_of_table, slow = [], []
     reference = [step for _, step in found["Hugging Face", "float32"][1:]]
     for name, times in found.items():
