@@ -27,7 +27,6 @@ class FewRowsWeight:
         self._kernel = kernel
         rows = weight.T.contiguous()  # [out, in]
         self._scale = torch.ones(rows.shape[0])
-        self._dtype = rows.dtype
         if int8:
             self._scale = rows.abs().amax(1).float().clamp_min(1e-12) / 127.0
             rows = (rows.float() / self._scale[:, None]).round().to(torch.int8)

@@ -76,11 +76,11 @@ class Search:
         return [self._generation(i, *found) for i, found in enumerate(self.finished[: self.options.samples])]
 
     def _longer(self, beam: Beam, token: int, logprob: float, step: int) -> Beam:
-        longer = Beam((*beam.tokens, token), (*beam.logprobs, logprob), beam.total + logprob)
+        tokens = (*beam.tokens, token)
         reason: FinishReason | None = "length" if step + 1 == self.options.max_new_tokens else None
-        if token in self.options.stop_tokens or (self.options.stop and self._read(longer.tokens)[0].stopped):
+        if token in self.options.stop_tokens or (self.options.stop and self._read(tokens)[0].stopped):
             reason = "stop"
-        return Beam(longer.tokens, longer.logprobs, longer.total, reason)
+        return Beam(tokens, (*beam.logprobs, logprob), beam.total + logprob, reason)
 
     def _read(self, tokens: Sequence[int]) -> tuple[NewText, str]:
         """The text of some tokens as far as it is final, and what knows the rest of it."""

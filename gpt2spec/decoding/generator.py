@@ -119,9 +119,8 @@ def generate(
     before anything runs. To generate more than once with the same weights, keep a `Generator`.
     """
     options = options_from(options, settings)
-    check_prompts(config, prompts, options, tokenizer)
-    params = check_parameters(config, params)
-    return Generator(backend, config, params, tokenizer).generate(prompts, options) if len(prompts) else []
+    ids = check_prompts(config, prompts, options, tokenizer)  # before the weights go to the device
+    return Generator(backend, config, params, tokenizer).generate(ids, options)
 
 
 def stream(
@@ -137,8 +136,8 @@ def stream(
     """`generate` token by token: an iterator over the pieces of all texts as they are made."""
     options = options_from(options, settings)
     _check_streamed(options)
-    check_prompts(config, prompts, options, tokenizer)
-    return Generator(backend, config, params, tokenizer).stream(prompts, options)
+    ids = check_prompts(config, prompts, options, tokenizer)
+    return Generator(backend, config, params, tokenizer).stream(ids, options)
 
 
 def _check_streamed(options: GenerateOptions) -> None:
