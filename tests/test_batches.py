@@ -73,6 +73,42 @@ def test_resuming_at_a_position_equals_going_straight_through(position: int, one
     assert (np.concatenate(resumed) == expected).all()
 
 
+@settings(deadline=None)
+@given(lengths, st.integers(1, 7), st.integers(1, 6), st.integers(1, 4), st.integers(0, 500))
+def test_ranks_share_every_batch_whatever_their_number(
+    lengths: list[int], context: int, share: int, ranks: int, position: int
+) -> None:
+    if not windows_of(lengths, context):
+        return
+    tokens, size = numbered(lengths), share * ranks
+    whole = Batches(tokens, size, context, 5).at(position)
+    parts = [Batches(tokens, size, context, 5, rank=rank, ranks=ranks).at(position) for rank in range(ranks)]
+    for expected, found in zip(whole, zip(*parts, strict=True), strict=True):
+        assert {len(part) for part in found} == {share}
+        assert (np.concatenate(found) == expected).all()
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 7), st.integers(1, 4), st.integers(1, 4))
+def test_an_epoch_visits_every_window_once_whatever_the_number_of_ranks(
+    lengths: list[int], context: int, share: int, ranks: int
+) -> None:
+    expected = windows_of(lengths, context)
+    if not expected:
+        return
+    size = share * ranks
+    every = [Batches(numbered(lengths), size, context, 2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    steps = range(0, size * len(expected), size)  # `size` epochs, which is a whole number of batches
+    visited = Counter(int(start) for batches in every for p in steps for start in batches.at(p)[0][:, 0])
+    assert visited == dict.fromkeys(expected, size)
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(2, 2), (-1, 2), (0, 3), (0, 0)])
+def test_ranks_that_cannot_share_a_batch_are_refused(rank: int, ranks: int) -> None:
+    with pytest.raises(ConfigError, match=r"no rank|cannot share"):
+        Batches(numbered([100]), 8, 4, 0, rank=rank, ranks=ranks)
+
+
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
     tokens = numbered([4001])
     orders = [

@@ -22,21 +22,27 @@ Batch = tuple[np.ndarray, np.ndarray]
 class Batches:
     """The training batches of a corpus, by position: nothing needs to be kept to resume but one integer.
 
-    Every epoch visits each window once, in an order of its own.
+    Every epoch visits each window once, in an order of its own. Several processes that train one model have the same
+    batches, and each takes its own rows of them: the global batch is the same however many they are.
 
     Attributes:
         windows: windows in an epoch.
     """
 
-    def __init__(self, tokens: Tokens, batch_size: int, context: int, seed: int) -> None:
+    def __init__(
+        self, tokens: Tokens, batch_size: int, context: int, seed: int, *, rank: int = 0, ranks: int = 1
+    ) -> None:
         """Batches of `batch_size` windows of `context` inputs, shuffled by `seed`.
 
-        A corpus without a single window is a `DataError`; sizes below 1 and negative seeds are a `ConfigError`.
+        Of every batch, process `rank` of `ranks` is given rows `rank * B / ranks` to `(rank + 1) * B / ranks`.
+
+        A corpus without a single window is a `DataError`; sizes below 1, negative seeds, and a batch that does not
+        divide by the number of processes are a `ConfigError`.
         """
         _check_sizes(batch_size, context)
         stream_key(seed, "data order")  # refuses a wrong seed now rather than at the first batch
         self._windows = _Windows(tokens, context)
-        self._batch_size, self._seed = batch_size, seed
+        self._rows, self._seed = rows_of_rank(batch_size, rank, ranks), seed
         self.windows = self._windows.count
         if self.windows == 0:
             longest = max(map(len, tokens.shards), default=0)
@@ -46,19 +52,36 @@ class Batches:
             )
 
     def at(self, position: int) -> Batch:
-        """The batch after `position` windows: inputs and targets, int32 [B, T].
+        """The batch after `position` windows: inputs and targets, int32 [B / ranks, T].
 
-        Row r is window `position + r` of the endless sequence of epochs. A token outside the vocabulary is an
-        `InputError`.
+        Row r of the whole batch is window `position + r` of the endless sequence of epochs; `position` is that of the
+        whole batch, on every rank. A token outside the vocabulary is an `InputError`.
         """
         if position < 0:
             raise ConfigError(f"a position is a number of windows of at least 0, not {position}")
-        epochs, places = np.divmod(position + np.arange(self._batch_size), self.windows)
-        order = np.empty(self._batch_size, np.int64)
-        for epoch in np.unique(epochs):
-            rows = epochs == epoch
-            order[rows] = permuted(places[rows], self.windows, stream_key(self._seed, "data order", int(epoch)))
-        return self._windows.batch(order)
+        return self._windows.batch(in_order(position + self._rows, self.windows, self._seed))
+
+
+def rows_of_rank(batch_size: int, rank: int, ranks: int) -> np.ndarray:
+    """The rows of a batch that are the part of process `rank` of `ranks`: [B / ranks], in order."""
+    if not 0 <= rank < ranks:
+        raise ConfigError(f"ranks are numbered from 0; there is no rank {rank} of {ranks}")
+    if batch_size % ranks:
+        raise ConfigError(
+            f"{ranks} processes cannot share batches of {batch_size} windows; choose a multiple of {ranks}"
+        )
+    share = batch_size // ranks
+    return np.arange(rank * share, (rank + 1) * share)
+
+
+def in_order(positions: np.ndarray, count: int, seed: int, *index: int) -> np.ndarray:
+    """Which of `count` windows stand at some positions [B] of the endless sequence of shuffled epochs."""
+    epochs, places = np.divmod(positions, count)
+    order = np.empty(len(positions), np.int64)
+    for epoch in np.unique(epochs):
+        rows = epochs == epoch
+        order[rows] = permuted(places[rows], count, stream_key(seed, "data order", *index, int(epoch)))
+    return order
 
 
 def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int | None = None) -> Iterator[Batch]:
