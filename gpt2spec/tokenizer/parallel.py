@@ -1,0 +1,109 @@
+"""Many texts into token ids: on all cores, in order, in bounded memory.
+
+tiktoken lets other threads run while it encodes, so threads are enough: nothing is copied between processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from gpt2spec.errors import ConfigError, nearest
+from gpt2spec.tokenizer.bpe import Tokenizer
+
+Label = TypeVar("Label")
+
+ENCODERS = ("tiktoken",)
+"""Names of what can encode."""
+
+BATCH_CHARACTERS = 1 << 16
+"""Short texts are handed to a thread together, so many characters at a time or a few more."""
+BATCHES_A_WORKER = 3
+"""Batches that are read ahead for each thread: the one it encodes and two that wait."""
+
+
+def encode_stream(
+    tokenizer: Tokenizer, texts: Iterable[str], workers: int | None = None, *, encoder: str = "tiktoken"
+) -> Iterator[np.ndarray]:
+    """The ids of every text, as ordinary text, in the order of the texts.
+
+    Close the iterator, or let it go, to stop early: texts that wait are dropped, and the threads end with those
+    that they are encoding.
+
+    Args:
+        tokenizer: whose ids.
+        texts: read in the caller's thread, a few ahead of what is returned: about
+            `BATCHES_A_WORKER * BATCH_CHARACTERS` characters for each worker, or that many texts where each is longer.
+            A long text is encoded by one thread; `split_safely` cuts it into pieces.
+        workers: threads; as many as there are cores for this process by default.
+        encoder: who encodes, one of `ENCODERS`.
+
+    Yields:
+        ids [n], uint16 where the vocabulary has at most 65,536 entries, or else uint32.
+
+    Raises:
+        ConfigError: for fewer than one worker, or an unknown encoder.
+        InputError: for what is no text (see `Tokenizer.encode`), in its turn.
+        Exception: whatever reading `texts` raises, as soon as it does.
+    """
+    return (ids for _, ids in encode_labelled(tokenizer, ((None, text) for text in texts), workers, encoder=encoder))
+
+
+def encode_labelled(
+    tokenizer: Tokenizer,
+    texts: Iterable[tuple[Label, str]],
+    workers: int | None = None,
+    *,
+    encoder: str = "tiktoken",
+) -> Iterator[tuple[Label, np.ndarray]]:
+    """`encode_stream` for texts that come with something the caller wants back beside the ids."""
+    count = available_cores() if workers is None else workers
+    if count < 1:
+        raise ConfigError(f"encoding needs at least one worker, not {count}")
+    if encoder not in ENCODERS:
+        raise ConfigError(f"there is no encoder {encoder!r}{nearest(encoder, ENCODERS)}; there are {ENCODERS}")
+    return _encoded(tokenizer, texts, count)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _encoded(
+    tokenizer: Tokenizer, texts: Iterable[tuple[Label, str]], workers: int
+) -> Iterator[tuple[Label, np.ndarray]]:
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+
+    def encode(batch: list[tuple[Label, str]]) -> list[tuple[Label, np.ndarray]]:
+        return [(label, tokenizer.encode_to_numpy(text).astype(dtype, copy=False)) for label, text in batch]
+
+    waiting: deque[Future[list[tuple[Label, np.ndarray]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="gpt2spec-encode")
+    try:
+        for batch in _batches(texts):
+            waiting.append(pool.submit(encode, batch))
+            if len(waiting) == BATCHES_A_WORKER * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(texts: Iterable[tuple[Label, str]]) -> Iterator[list[tuple[Label, str]]]:
+    batch: list[tuple[Label, str]] = []
+    size = 0
+    for label, text in texts:
+        batch.append((label, text))
+        size += len(text) + 1  # so that empty texts count
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
