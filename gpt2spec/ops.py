@@ -288,6 +288,14 @@ class TensorOps(ABC):
 
     # ------------------------------------------------------------------ composites: optimizer
 
+    def zeros_like(self, x: Tensor) -> Tensor:
+        """A moment or a sum of gradients of the parameter `x` before the first: zeros in `reduce_dtype`."""
+        return self.full(x.shape, 0.0, self.reduce_dtype)
+
+    def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Each total plus its gradient. The old totals may be overwritten where the state may."""
+        return [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
+
     def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of all values of all tensors together: -> []."""
         total = self.full((), 0.0, self.reduce_dtype)

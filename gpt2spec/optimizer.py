@@ -119,11 +119,7 @@ def clip_scale(ops: TensorOps, norm: Tensor, clip: float) -> Tensor | float:
 
 def initial_state(ops: TensorOps, params: Tree) -> Tree:
     """Optimizer state before the first update: the parameters and two moments of zero."""
-
-    def zeros(x: Tensor) -> Tensor:
-        return ops.full(x.shape, 0.0, ops.reduce_dtype)
-
-    return {"params": params, "m": tree_map(zeros, params), "v": tree_map(zeros, params)}
+    return {"params": params, "m": tree_map(ops.zeros_like, params), "v": tree_map(ops.zeros_like, params)}
 
 
 def apply_gradients(

@@ -14,6 +14,7 @@ from gpt2spec.scaffold import new_backend
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
 INSTALL_AND_RUN = "pip install -c constraints.txt -e . && gpt2spec train"
@@ -107,6 +108,11 @@ def test_the_page_on_generating_works(
     (example,) = blocks(GENERATING, "python")
     exec(example, {})
     assert capsys.readouterr().out.startswith("0 0 ")
+
+
+def test_the_page_on_distribution_works(folder: Path, environment: dict[str, str]) -> None:
+    for line in commands(DISTRIBUTED):
+        run_line(line, folder, environment)
 
 
 def test_links_lead_somewhere() -> None:

@@ -18,7 +18,7 @@ class TorchOps(TensorOps):
 
     Attributes:
         device: where tensors are made.
-        in_place: `cache_write` may overwrite the cache: set while `jit_update` runs.
+        in_place: `cache_write` and `accumulate` may overwrite the old state: set while `jit_update` runs.
         compile_blocks: `scan_blocks` compiles its block, the head its loss: set while a transform runs that does
             not compile all of itself.
     """
@@ -218,6 +218,13 @@ class TorchOps(TensorOps):
         norms = torch._foreach_norm([self.astype(x, self.reduce_dtype) for x in tensors])
         return torch.linalg.vector_norm(torch.stack(norms))
 
+    def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """In place where that is allowed, so that there is no third set of gradients."""
+        if not self.in_place:
+            return super().accumulate(totals, gradients)
+        torch._foreach_add_(totals, gradients)
+        return totals
+
     def adamw_update(
         self,
         params: list[Tensor],
@@ -235,8 +242,10 @@ class TorchOps(TensorOps):
         beta2: float,
         epsilon: float,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """PyTorch's fused AdamW, in place: see `adamw`."""
+        """PyTorch's fused AdamW, in place: see `adamw`. It takes the scale of gradients in float32 only."""
         inverse = 1.0 / scale if isinstance(scale, torch.Tensor) else None
+        if inverse is not None and inverse.dtype != torch.float32:
+            grads, inverse = list(torch._foreach_mul(grads, scale)), None
         for rate in dict.fromkeys(decay):
             group = [i for i, own in enumerate(decay) if own == rate]
             fused_adamw(

@@ -49,7 +49,11 @@ class Result:
 
 
 class Oracle(BackendSubject):
-    """The definitions themselves, in NumPy and float64. Whoever reads through a cache must agree with a whole pass."""
+    """The definitions themselves, in NumPy and float64.
+
+    Whoever reads through a cache must agree with a whole pass; whoever adds up the gradients of a batch's parts, with
+    the gradients of the batch.
+    """
 
     def __init__(self) -> None:
         super().__init__(load_backend("numpy", dtype="float64", mode="reference"), "oracle")
@@ -62,6 +66,17 @@ class Oracle(BackendSubject):
         for row, length in enumerate(lengths):
             logits[row, length:] = 0.0
         return logits
+
+    def accumulated_gradients(
+        self,
+        config: GPT2Config,
+        params: HostParams,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        sizes: Sequence[int],
+    ) -> tuple[float, HostParams]:
+        """Those of the whole batch at once."""
+        return self.loss_and_gradients(config, params, tokens, targets)
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2spec import api
+from gpt2spec.accumulation import MicroBatch, add_part, empty_total, shares
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.decoding import generator, sampling
@@ -29,6 +30,7 @@ OPERATIONS = (
     "taps",
     "loss",
     "loss_and_gradients",
+    "accumulated_gradients",
     "adamw_steps",
     "learning_rates",
     "train_losses",
@@ -93,6 +95,17 @@ class Subject:
         """The loss and its gradient by every weight."""
         raise NotImplementedError
 
+    def accumulated_gradients(
+        self,
+        config: GPT2Config,
+        params: HostParams,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        sizes: Sequence[int],
+    ) -> tuple[float, HostParams]:
+        """`loss_and_gradients`, computed some rows at a time and added up: `sizes` add up to the rows."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ level train
 
     def adamw_steps(
@@ -154,7 +167,7 @@ class BackendSubject(Subject):
 
     def supports(self, operation: str) -> bool:
         """Everything; gradients only where the backend claims them."""
-        needs_gradients = operation in ("loss_and_gradients", "train_losses")
+        needs_gradients = operation in ("loss_and_gradients", "accumulated_gradients", "train_losses")
         return self.backend.capabilities.gradients or not needs_gradients
 
     def logits(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> np.ndarray:  # noqa: D102
@@ -182,6 +195,24 @@ class BackendSubject(Subject):
         self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray
     ) -> tuple[float, HostParams]:
         return api.loss_and_gradients(self.backend, config, params, tokens, targets)
+
+    def accumulated_gradients(  # noqa: D102
+        self,
+        config: GPT2Config,
+        params: HostParams,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        sizes: Sequence[int],
+    ) -> tuple[float, HostParams]:
+        backend = self.backend
+        add = self._program(("accumulate", config), lambda: add_part(backend, config))
+        device_params = backend.load_params(params)
+        total = empty_total(backend.ops, device_params)
+        ends = np.cumsum(sizes)
+        for end, size, share in zip(ends, sizes, shares(sizes), strict=True):
+            inputs, following = (backend.put(x[end - size : end]) for x in (tokens, targets))
+            total, _ = add(total, device_params, *MicroBatch(inputs, following, backend.put(np.float64(share)), None))
+        return float(backend.to_numpy(total["loss"])), backend.dump_params(total["gradients"])
 
     def adamw_steps(  # noqa: D102
         self, adamw: AdamW, params: HostParams, gradients: Sequence[HostParams], rates: Sequence[float]

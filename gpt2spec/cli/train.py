@@ -16,6 +16,7 @@ HELP = "train a GPT-2 on a text"
 # What a resumed run may change: where and how long it runs; not the model, its data or its optimizer.
 CHANGEABLE = frozenset(
     {"data", "backend", "device", "backend_options"}
+    | {"batch_size", "accumulate", "tokens_per_step"}  # how a step's windows are divided; not how many they are
     | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "sample_tokens"}
 )
 
@@ -62,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--tokenizer", metavar="NAME", help="of raw text: gpt2, or bytes (default for nano)")
     model.add_argument("--dropout", type=float, metavar="P", help="rate on embeddings and residual branches")
     model.add_argument("--context", type=int, metavar="T", help="tokens in a window (default: the model's n_ctx)")
-    model.add_argument("--batch-size", type=int, metavar="B", help="windows in an update (default: 16)")
+    model.add_argument("--batch-size", type=int, metavar="B", help="windows computed at a time (default: 16)")
+    model.add_argument("--accumulate", type=int, metavar="N", help="such batches in an update (default: 1)")
+    model.add_argument(
+        "--tokens-per-step", type=int, metavar="N", help="tokens of an update, however many batches that takes"
+    )
 
     optimizer = parser.add_argument_group("the optimizer")
     optimizer.add_argument("--recipe", metavar="NAME", help="brief (default), gpt3, nanogpt or llmc")
@@ -125,6 +130,12 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
     for name in names:
         if name not in CHANGEABLE and getattr(after, name) != getattr(before, name):
             raise ConfigError(f"a resumed run cannot change {name}; it was {getattr(before, name)!r} in {args.out}")
+    windows = before.windows_per_step()
+    if after.windows_per_step() != windows:
+        raise ConfigError(
+            f"a resumed run cannot change how many windows an update has: {windows} in {args.out}, "
+            f"not {after.windows_per_step()}"
+        )
     return after, args.out
 
 

@@ -29,7 +29,6 @@ from gpt2spec.decoding.loop import extend
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.decoding.sequence import GrowingText
 from gpt2spec.errors import BackendError, ConfigError, GPT2SpecError, StorageError
-from gpt2spec.optimizer import train_step, update_scalars
 from gpt2spec.plugins import load_backend
 from gpt2spec.tokenizer import tokenizer_named
 from gpt2spec.training.interruptions import interruptions
@@ -37,6 +36,7 @@ from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import check_same_data, discard_after, fresh_state, how_to_resume, restored_state
 from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, locked_run, open_run
 from gpt2spec.training.settings import RunSettings, write_toml
+from gpt2spec.training.updates import Updates
 
 FIGURES = ("loss", "grad_norm", "val_loss")
 VERIFIED_TOKENS = 500_000_000
@@ -88,35 +88,19 @@ class Trainer:
 
     def run(self) -> bool:
         """Go on until the last step or an interruption; True for the last step."""
-        settings, adamw, schedule = self.settings, self.settings.adamw(), self.settings.schedule()
-        batches = Batches(self.dataset.train, settings.batch_size, settings.window(), settings.seed)
-        update = train_step(self.backend, self.config, adamw)
+        steps = self.settings.steps
+        updates = Updates(self.settings, self.backend, self.config, self.dataset.train)
         with interruptions(self.progress.message) as interrupted:
             self.shown = time.perf_counter()
-            while self.step < settings.steps and not interrupted:
-                tokens, targets = batches.at(self.step * settings.batch_size)
+            while self.step < steps and not interrupted:
                 self.step += 1
-                lr = schedule(self.step)
-                scalars = update_scalars(adamw, lr, self.step)
-                self.state, metrics = update(
-                    self.state,
-                    self.backend.put(tokens),
-                    self.backend.put(targets),
-                    {name: self.backend.put(np.float64(value)) for name, value in scalars.items()},
-                    self.dropout_key(),
-                )
-                self.pending.append({"step": self.step, "lr": lr, **metrics})
+                self.state, record = updates.run(self.state, self.step)
+                self.pending.append(record)
                 self.between_steps()
             if self.step > self.saved:  # interrupted
                 self.show(validate=False)
                 self.save()
-        return self.step == settings.steps
-
-    def dropout_key(self) -> Any:
-        """The source of this step's dropout, or None for a model without."""
-        if self.config.dropout == 0.0 and self.config.attn_dropout == 0.0:
-            return None
-        return self.backend.dropout_key(self.settings.seed, self.step)
+        return self.step == steps
 
     def between_steps(self) -> None:
         """Show, validate and save where it is time to."""
@@ -133,7 +117,7 @@ class Trainer:
     def show(self, validate: bool) -> None:
         """Fetch the figures of the pending steps, validate if asked to, and write them down."""
         losses = [{name: self._number(record.pop(name)) for name in ("loss", "grad_norm")} for record in self.pending]
-        tokens = len(self.pending) * self.settings.batch_size * self.settings.window()
+        tokens = len(self.pending) * self.settings.windows_per_step() * self.settings.window()
         speed = tokens / max(1e-9, time.perf_counter() - self.shown)
         if validate:
             self.val_loss = validation_loss(
@@ -166,7 +150,7 @@ class Trainer:
         self._check_finite(host["params"], self.step)
         progress = {
             "step": self.step,
-            "data_position": self.step * self.settings.batch_size,
+            "data_position": self.step * self.settings.windows_per_step(),
             "data_fingerprint": self.dataset.fingerprint,
             "tokenizer": self.dataset.tokenizer_id,
         }
@@ -292,7 +276,7 @@ def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: 
         )
     if settings.tokenizer is not None and tokenizer_named(settings.tokenizer).id != dataset.tokenizer_id:
         raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")
-    Batches(dataset.train, settings.batch_size, settings.window(), settings.seed)
+    Batches(dataset.train, settings.windows_per_step(), settings.window(), settings.seed)
     validation_batches(dataset.val, settings.batch_size, settings.window(), settings.eval_windows)
 
 

@@ -34,7 +34,10 @@ class RunSettings:
         dtype: what activations are computed in.
         backend_options: further options of the backend.
         steps: updates in all.
-        batch_size: windows in an update.
+        batch_size: windows computed at a time; an update's, unless it accumulates several.
+        accumulate: batches of `batch_size` windows in an update, one after another; None is 1, or what
+            `tokens_per_step` takes.
+        tokens_per_step: tokens of an update, computed `batch_size` windows at a time, the last ones perhaps fewer.
         context: tokens in a window, at most the model's n_ctx; None is n_ctx.
         lr: peak learning rate.
         warmup: updates of warm-up.
@@ -56,6 +59,8 @@ class RunSettings:
     dtype: str = "float32"
     steps: int = 600
     batch_size: int = 16
+    accumulate: int | None = None
+    tokens_per_step: int | None = None
     context: int | None = None
     lr: float | None = None
     warmup: int | None = None
@@ -78,6 +83,11 @@ class RunSettings:
         for name in ("seed", "sample_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is at least 0, not {getattr(self, name)}")
+        for name in ("accumulate", "tokens_per_step"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} is at least 1, not {value}")
+        if self.accumulate is not None and self.tokens_per_step is not None:
+            raise ConfigError("accumulate follows from tokens_per_step and batch_size: give one of the two")
         if self.keep < 2:
             raise ConfigError(f"keep is at least 2, so that there is one left if the last is damaged, not {self.keep}")
 
@@ -111,6 +121,22 @@ class RunSettings:
     def window(self) -> int:
         """Tokens in a window."""
         return self.model_config().n_ctx if self.context is None else self.context
+
+    def windows_per_step(self) -> int:
+        """Windows in an update."""
+        if self.tokens_per_step is None:
+            return self.batch_size * (self.accumulate or 1)
+        windows, rest = divmod(self.tokens_per_step, self.window())
+        if rest or windows == 0:
+            raise ConfigError(
+                f"tokens_per_step is a multiple of the context, {self.window()} tokens, not {self.tokens_per_step}"
+            )
+        return windows
+
+    def parts(self) -> list[int]:
+        """Windows of each batch that an update accumulates: `batch_size`, and the rest at last."""
+        full, rest = divmod(self.windows_per_step(), self.batch_size)
+        return [self.batch_size] * full + [rest] * (rest > 0)
 
     def tokenizer_name(self) -> str:
         """Who encodes raw text."""

@@ -5,11 +5,13 @@ from functools import partial
 import numpy as np
 
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
-from gpt2spec_conformance.cases.inputs import L1, L2, MODELS, tokens_and_targets
+from gpt2spec_conformance.cases.inputs import L1, L2, MODELS, token_batch, tokens_and_targets
 from gpt2spec_conformance.error import EPSILON
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 
+PARTS = (2, 2, 1)
+"""Rows of the parts of a batch, the last one smaller."""
 SLOPE_TOLERANCE = 2e-5
 """Relative, and at least `SLOPE_EPSILONS`: ten times what float32 gradients are off. Differences are exact to 1e-9."""
 SLOPE_EPSILONS = 8
@@ -59,6 +61,14 @@ def cases() -> list[Case]:
             metric="whole",
         ),
         Case(
+            "gradient.accumulated.uneven",
+            "gradient",
+            "accumulated_gradients",
+            "a batch of five rows computed in parts of two, two and one has the loss and gradients of the whole batch",
+            accumulated,
+            metric="gradients",
+        ),
+        Case(
             "gradient.direction.probe.L2",
             "gradient",
             "loss_and_gradients",
@@ -86,6 +96,13 @@ def every_id(subject: Subject) -> Answer:
 def gradients(subject: Subject, weights: str, size: str) -> Answer:
     """Every weight's."""
     return dict(_loss_and_gradients(subject, weights, size)[1])
+
+
+def accumulated(subject: Subject) -> Answer:
+    """The loss of all rows and every weight's gradient."""
+    batch = token_batch(L1, rows=sum(PARTS))
+    loss, gradients = subject.accumulated_gradients(L1, weight_set("probe", L1), batch[:, :-1], batch[:, 1:], PARTS)
+    return {"loss": np.array([loss]), **gradients}
 
 
 def directional(subject: Subject) -> Answer:

@@ -3,6 +3,7 @@
 from functools import cache
 
 from gpt2spec_conformance.mutants import (
+    accumulation,
     activation,
     attention,
     beams,
@@ -29,6 +30,7 @@ FAMILIES = (
     layout,
     structure,
     loss,
+    accumulation,
     optimizer,
     schedule,
     initial,

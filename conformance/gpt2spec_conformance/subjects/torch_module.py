@@ -165,6 +165,28 @@ class TorchModuleSubject(Subject):
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return loss.item(), self._read(config, dict(zip(parameters, gradients, strict=True)))
 
+    def accumulated_gradients(
+        self,
+        config: GPT2Config,
+        params: HostParams,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        sizes: Sequence[int],
+    ) -> tuple[float, HostParams]:
+        """By `backward`, which adds to the gradients there are: of each part's mean loss times its share."""
+        module = self.loaded(config, params)
+        module.zero_grad()
+        total, ends = 0.0, np.cumsum(sizes)
+        for end, size in zip(ends, sizes, strict=True):
+            loss = self._loss(module, tokens[end - size : end], targets[end - size : end]) * (size / len(tokens))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        gradients = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in module.named_parameters(remove_duplicate=False)
+        }
+        return total, self._read(config, gradients)
+
     def initial_parameters(self, config: GPT2Config, seed: int) -> HostParams:
         """The weights of a module built anew, PyTorch's generator seeded with `seed`."""
         with torch.random.fork_rng(devices=[]):
