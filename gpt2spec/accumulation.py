@@ -64,11 +64,20 @@ def add_part(backend: Backend, config: GPT2Config) -> Callable[..., tuple[Tree, 
     return backend.jit_update(add)
 
 
-def accumulated_step(backend: Backend, config: GPT2Config, adamw: AdamW) -> Callable[..., tuple[Tree, dict[str, Any]]]:
+Accept = Callable[[float, float], bool]
+"""Told a batch's loss and its gradient's norm, whether the update is to be made."""
+
+
+def accumulated_step(
+    backend: Backend, config: GPT2Config, adamw: AdamW, accept: Accept | None = None
+) -> Callable[..., tuple[Tree, dict[str, Any]]]:
     """One step: (state, micro-batches, scalars) -> (state, metrics), as `train_step` of the whole batch at once.
 
     A single micro-batch is `train_step` itself. Otherwise there are two programs: one adds a part, once compiled for
     each size of part; the other updates. So memory holds the activations of one part, and one more set of gradients.
+
+    With `accept`, the step waits for the loss and the norm, and a refused batch leaves the state as it is: the metrics
+    then have "skipped".
     """
     ops = backend.ops
     whole, add = train_step(backend, config, adamw), add_part(backend, config)
@@ -78,13 +87,22 @@ def accumulated_step(backend: Backend, config: GPT2Config, adamw: AdamW) -> Call
         return state, {"loss": total["loss"], "grad_norm": norm}
 
     finish = backend.jit_update(update)
+    norm = backend.jit(lambda gradients: ops.global_norm(tree_leaves(gradients)))
+
+    def refused(total: Tree) -> dict[str, Any]:
+        """The metrics of a batch that is not accepted, or nothing."""
+        if accept is None:
+            return {}
+        found = {"loss": total["loss"], "grad_norm": norm(total["gradients"])}
+        return {} if accept(*(float(backend.to_numpy(x)) for x in found.values())) else {**found, "skipped": True}
 
     def step(state: Tree, parts: Sequence[MicroBatch], scalars: dict[str, Tensor]) -> tuple[Tree, dict[str, Any]]:
-        if len(parts) == 1:
+        if len(parts) == 1 and accept is None:
             return whole(state, parts[0].tokens, parts[0].targets, scalars, parts[0].key)
         total = empty_total(ops, state["params"])
         for part in parts:
             total, _ = add(total, state["params"], *part)
-        return finish(state, total, scalars)
+        metrics = refused(total)
+        return (state, metrics) if metrics else finish(state, total, scalars)
 
     return step

@@ -7,9 +7,12 @@ schedules, sampling, files) is the core's.
 
 from __future__ import annotations
 
+import cProfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +131,14 @@ class Backend(ABC):
     def synchronize(self) -> None:  # noqa: B027 - most have nothing to wait for
         """Wait until the device has finished what it was given: for timing."""
 
+    def peak_memory(self) -> int | None:
+        """The most bytes of the device's own memory that were in use at a time; None where that is not counted."""
+        return None
+
+    def profile(self, folder: Path) -> AbstractContextManager[Any]:
+        """Trace what runs inside, and write it to `folder`: here Python's calls, as `pstats` reads them."""
+        return profiled_calls(folder / "calls.prof")
+
     def put(self, array: np.ndarray | np.generic) -> Tensor:
         """An array of token ids (as int32) or numbers (as `param_dtype`) on the device."""
         dtype = "int32" if np.issubdtype(np.asarray(array).dtype, np.integer) else self.param_dtype
@@ -174,6 +185,15 @@ class Backend(ABC):
         tree["h"] = self.ops.unstack_layers(params["blocks"])
         host = {".".join(path): self.to_numpy(leaf) for path, leaf in named_leaves(tree)}
         return {name: host[name] for name in sorted(host, key=place)}
+
+
+@contextmanager
+def profiled_calls(path: Path) -> Iterator[None]:
+    """Count and time Python's calls inside, with cProfile."""
+    profiler = cProfile.Profile()
+    with profiler:
+        yield
+    profiler.dump_stats(path)
 
 
 def check_dtype(name: str, dtype: str, capabilities: Capabilities) -> None:

@@ -14,6 +14,7 @@ from gpt2spec.scaffold import new_backend
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LONG_RUNS = (ROOT / "docs" / "long-runs.md").read_text(encoding="utf-8")
 DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
@@ -110,8 +111,9 @@ def test_the_page_on_generating_works(
     assert capsys.readouterr().out.startswith("0 0 ")
 
 
-def test_the_page_on_distribution_works(folder: Path, environment: dict[str, str]) -> None:
-    for line in commands(DISTRIBUTED):
+@pytest.mark.parametrize("page", [DISTRIBUTED, LONG_RUNS], ids=["distributed", "long-runs"])
+def test_the_pages_on_training_work(folder: Path, environment: dict[str, str], page: str) -> None:
+    for line in commands(page):
         run_line(line, folder, environment)
 
 

@@ -51,7 +51,7 @@ def command(corpus: Path, environment: dict[str, str], tmp_path: Path) -> Any:
     return run
 
 
-def metrics(run: Path, without: tuple[str, ...] = ("tokens_per_second",)) -> list[dict[str, Any]]:
+def metrics(run: Path, without: tuple[str, ...] = ("tokens_per_second", "peak_memory")) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in without} for line in lines]
 

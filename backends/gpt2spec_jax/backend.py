@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ class JaxBackend(Backend):
     def to_numpy(self, x: Tensor) -> np.ndarray:
         """A copy on the host."""
         return np.array(x, np.float32 if x.dtype == jnp.bfloat16 else x.dtype)
+
+    def peak_memory(self) -> int | None:
+        """What XLA's allocator gave out at most; it does not count on a CPU."""
+        return (self.ops.device.memory_stats() or {}).get("peak_bytes_in_use")
+
+    @contextlib.contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        """JAX's profiler: for TensorBoard and XProf, and a trace.json.gz for Perfetto."""
+        with jax.profiler.trace(str(folder)):
+            yield
+            self.synchronize()
 
     def synchronize(self) -> None:
         """Wait until a computation that is queued behind all others has finished."""

@@ -1,13 +1,16 @@
 """The tinygrad backend: each step is captured once as a list of kernels, and replayed."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tinygrad.device import Device
+from tinygrad.device import Buffer, Compiled, Device
 from tinygrad.dtype import dtypes
-from tinygrad.helpers import DEV
+from tinygrad.helpers import DEV, Context, cpu_events
 
 from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag, tree_leaves, tree_unflatten
 from gpt2spec.ops import Key, Tensor
@@ -60,6 +63,17 @@ class TinygradBackend(Backend):
     def to_numpy(self, x: Tensor) -> np.ndarray:
         """A copy on the host."""
         return np.array((x.cast(dtypes.float32) if x.dtype == dtypes.bfloat16 else x).numpy())
+
+    @contextlib.contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        """tinygrad's events, pickled as it does; `python -m tinygrad.viz.serve --profile-path FILE` shows them."""
+        with Context(PROFILE=1):  # type: ignore[no-untyped-call]
+            yield
+            self.synchronize()
+            for name in Device._opened_devices:
+                Device[name]._at_profile_finalize()  # type: ignore[no-untyped-call]
+        with (folder / "profile.pkl").open("wb") as file:
+            pickle.dump(cpu_events + Compiled.profile_events + Buffer.profile_events, file)
 
     def synchronize(self) -> None:
         """Wait for the device."""

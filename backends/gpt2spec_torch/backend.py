@@ -1,8 +1,10 @@
 """The PyTorch backend: eager, or compiled by blocks, or as one graph a step."""
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -123,6 +125,18 @@ class TorchBackend(Backend):
         """A copy on the host."""
         x = x.detach()
         return x.to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype, copy=True).numpy()
+
+    def peak_memory(self) -> int | None:
+        """What PyTorch's allocator gave out at most on the accelerator."""
+        return torch.accelerator.max_memory_allocated(self.ops.device) if self.ops.device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        """PyTorch's profiler; its trace.json opens in Perfetto and chrome://tracing."""
+        with torch.profiler.profile() as profiler:
+            yield
+            self.synchronize()
+        profiler.export_chrome_trace(str(folder / "trace.json"))
 
     def synchronize(self) -> None:
         """Wait for the accelerator; the CPU is never behind."""

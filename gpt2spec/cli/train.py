@@ -17,7 +17,8 @@ HELP = "train a GPT-2 on a text"
 CHANGEABLE = frozenset(
     {"data", "backend", "device", "backend_options"}
     | {"batch_size", "accumulate", "tokens_per_step"}  # how a step's windows are divided; not how many they are
-    | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "sample_tokens"}
+    | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "keep_every", "keep_best", "sample_tokens"}
+    | {"sample_every", "patience", "spike", "on_spike", "tensorboard", "device_flops"}
 )
 
 # What goes with the preset or recipe of a --config file when an option chooses another.
@@ -54,8 +55,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval-windows", type=int, metavar="N", help="windows of the validation split to look at (default: 64)"
     )
     run.add_argument("--checkpoint-every", type=int, metavar="N", help="updates between checkpoints (default: 200)")
-    run.add_argument("--keep", type=int, metavar="N", help="checkpoints to keep, at least 2 (default: 3)")
-    run.add_argument("--sample-tokens", type=int, metavar="N", help="length of the sample at the end; 0 for none")
+    run.add_argument("--keep", type=int, metavar="N", help="last checkpoints to keep, at least 2 (default: 3)")
+    run.add_argument("--keep-every", type=int, metavar="K", help="keep those of every K-th update as well")
+    run.add_argument(
+        "--keep-best", action="store_true", default=None, help="keep, and save, the one of the lowest validation loss"
+    )
+    run.add_argument(
+        "--patience", type=int, metavar="N", help="stop after N validations in a row that are no new lowest"
+    )
+    run.add_argument(
+        "--spike", type=float, metavar="Z", help="a loss or gradient Z deviations above the last 128 steps is a spike"
+    )
+    run.add_argument(
+        "--on-spike",
+        choices=("stop", "skip"),
+        help="what to do at a spike, or at a loss of nan (default: stop)",
+    )
+    run.add_argument("--sample-tokens", type=int, metavar="N", help="length of a sample; 0 for none (default: 96)")
+    run.add_argument("--sample-every", type=int, metavar="N", help="updates between samples (default: one at the end)")
+    run.add_argument("--tensorboard", action="store_true", default=None, help="write TensorBoard's event files as well")
+    run.add_argument("--profile", type=int, metavar="N", help="trace N updates with the framework's own profiler")
+    run.add_argument("--device-flops", type=float, metavar="F", help="operations a second of a device, to log its use")
     run.add_argument("--quiet", action="store_true", help="show no progress")
 
     model = parser.add_argument_group("the model")
@@ -96,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume is not None,
         at=None if args.resume in (None, -1) else args.resume,
         quiet=args.quiet,
+        profile=args.profile,
     )
     if not outcome.finished:
         print(f"\nInterrupted; step {outcome.step} is saved. Continue with: {how_to_resume(out)}", file=sys.stderr)
@@ -177,6 +198,8 @@ def show_outcome(outcome: Any, out: Path) -> None:
     if outcome.val_loss is not None:
         entropy = outcome.dataset.unigram_entropy
         print(f"Validation loss {outcome.val_loss:.4f} nats per token, after {outcome.step} steps.")
+        if outcome.stopped_early:
+            print(f"That was the end of its patience: the lowest was at step {outcome.best}.")
         print(f"Guessing by frequency alone gives {entropy:.4f} (unigram entropy of {outcome.dataset.name}).")
     else:
         print(f"The run had done its {outcome.step} steps already; give it more with --steps.")

@@ -46,6 +46,7 @@ def plot_runs(runs: list[Path], out: Path) -> None:
 
 def draw_run(axes: Any, metrics: list[dict[str, Any]], name: str, color: str) -> None:
     """One run: its training loss thin and smoothed, its validation loss as points joined by lines."""
+    metrics = [line for line in metrics if line["loss"] is not None]
     if not metrics:
         raise CheckpointError(f"the run {name} has no steps yet")
     steps = [line["step"] for line in metrics]

@@ -1,5 +1,6 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -52,7 +53,8 @@ class Progress:
 
 
 def _figures(record: dict[str, Any]) -> str:
-    return f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
+    loss = math.nan if record["loss"] is None else record["loss"]
+    return f"loss {loss:.4f}  lr {record['lr']:.2e}  {record['tokens_per_second']:,.0f} tokens/s"
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,11 @@
 
 config.toml      the run's settings, complete
 data.json        what it was trained on: name, fingerprint, tokens, unigram entropy
-metrics.jsonl    one object a step: step, loss, lr, grad_norm, tokens_per_second, and val_loss where measured
+metrics.jsonl    one object a step: step, loss, lr, grad_norm, tokens_per_second; where measured, val_loss, peak_memory
+                 (bytes) and mfu; "skipped" for an update that was not made, where a figure may be null
+samples.jsonl    step, prompt and text of the samples during training, if there were any
+tensorboard/     the metrics again, if that was asked for
+profile/         the trace of some updates, likewise
 checkpoints/     see `gpt2spec.checkpoints.native`
 """
 
@@ -17,7 +21,7 @@ from gpt2spec.errors import CheckpointError
 from gpt2spec.files import atomic_write, make_folder, remove_leftovers, storage_errors
 from gpt2spec.training.settings import RunSettings, read_toml, settings_from, write_toml
 
-CONFIG, DATA, METRICS = "config.toml", "data.json", "metrics.jsonl"
+CONFIG, DATA, METRICS, SAMPLES = "config.toml", "data.json", "metrics.jsonl", "samples.jsonl"
 
 
 def create_run(path: Path, settings: RunSettings, data: dict[str, Any]) -> None:

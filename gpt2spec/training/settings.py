@@ -46,8 +46,17 @@ class RunSettings:
         eval_every: updates between validations.
         eval_windows: windows of the validation split that are looked at.
         checkpoint_every: updates between checkpoints.
-        keep: how many checkpoints are kept.
-        sample_tokens: length of the sample at the end; 0 is none.
+        keep: how many checkpoints are kept, the last ones.
+        keep_every: those of steps that are its multiples are kept too; 0 is none.
+        keep_best: that of the lowest validation loss is kept too, and a step is saved when it has it.
+        patience: validations in a row without a new lowest loss after which training stops; 0 is never.
+        spike: standard deviations above the mean of the last steps from which a loss or a gradient's norm is a spike;
+            0 is never.
+        on_spike: "stop" at a spike or a loss that is no number, or "skip" the update.
+        sample_tokens: length of a sample; 0 is none.
+        sample_every: updates between samples; 0 is one at the end.
+        tensorboard: write TensorBoard's event files beside the metrics.
+        device_flops: the most floating-point operations a second that the device can do, for `mfu` in the metrics.
     """
 
     data: str | None = None
@@ -70,7 +79,15 @@ class RunSettings:
     eval_windows: int = 64
     checkpoint_every: int = 200
     keep: int = 3
+    keep_every: int = 0
+    keep_best: bool = False
+    patience: int = 0
+    spike: float = 0.0
+    on_spike: str = "stop"
     sample_tokens: int = 96
+    sample_every: int = 0
+    tensorboard: bool = False
+    device_flops: float | None = None
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     backend_options: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +97,13 @@ class RunSettings:
         for name in ("steps", "batch_size", "eval_every", "eval_windows", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("seed", "sample_tokens"):
+        for name in ("seed", "sample_tokens", "sample_every", "keep_every", "patience", "spike"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is at least 0, not {getattr(self, name)}")
+        if self.on_spike not in ("stop", "skip"):
+            raise ConfigError(f"on_spike is 'stop' or 'skip', not {self.on_spike!r}")
+        if self.device_flops is not None and not self.device_flops > 0.0:
+            raise ConfigError(f"device_flops is above 0, not {self.device_flops}")
         for name in ("accumulate", "tokens_per_step"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}")
@@ -191,6 +212,7 @@ def write_toml(path: Path, settings: RunSettings) -> None:
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
     "int": (int,),
     "float": (int, float),
     "str": (str,),
@@ -198,12 +220,18 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "dict[str, Any]": (dict,),
 }
 
-_IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "dict[str, Any]": "a table"}
+_IN_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "dict[str, Any]": "a table",
+}
 
 
 def _check_types(settings: RunSettings) -> None:
     for each in dataclasses.fields(settings):
         value = getattr(settings, each.name)
         allowed = tuple(kind for name in str(each.type).split(" | ") for kind in _TYPES[name])
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise ConfigError(f"{each.name} is {_IN_WORDS[str(each.type).removesuffix(' | None')]}, not {value!r}")

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2spec.accumulation import MicroBatch, accumulated_step, shares
+from gpt2spec.accumulation import Accept, MicroBatch, accumulated_step, shares
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches
@@ -19,12 +19,20 @@ from gpt2spec.tree import Tree
 class Updates:
     """The updates of a run, each known from its number alone."""
 
-    def __init__(self, settings: RunSettings, backend: Backend, config: GPT2Config, train: Tokens) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        backend: Backend,
+        config: GPT2Config,
+        train: Tokens,
+        accept: Accept | None = None,
+    ) -> None:
+        """With `accept`, an update that it refuses is not made: see `accumulated_step`."""
         self.backend, self.config, self.seed = backend, config, settings.seed
         self.adamw, self.schedule, self.sizes = settings.adamw(), settings.schedule(), settings.parts()
         self.windows = settings.windows_per_step()
         self.batches = Batches(train, self.windows, settings.window(), settings.seed)
-        self.step = accumulated_step(backend, config, self.adamw)
+        self.step = accumulated_step(backend, config, self.adamw, accept)
 
     def run(self, state: Tree, update: int) -> tuple[Tree, dict[str, Any]]:
         """The `update`-th update, from 1: the new state, and what is logged of it, losses still on the device."""

@@ -1,0 +1,31 @@
+"""How much of the machine a run uses: memory, and the share of the device's arithmetic."""
+
+import sys
+
+from gpt2spec.backend import Backend
+from gpt2spec.config import GPT2Config
+from gpt2spec.costs import training_flops_per_token
+
+
+def peak_memory(backend: Backend) -> int | None:
+    """The most bytes in use at a time: of the device, or else of this process. None where no one counts."""
+    counted = backend.peak_memory()
+    return process_peak() if counted is None else counted
+
+
+def process_peak() -> int | None:
+    """The most bytes that this process had in memory at a time, where the system says."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def model_flops_utilization(config: GPT2Config, context: int, tokens_per_second: float, device_flops: float) -> float:
+    """The model's operations a second over the device's most (Chowdhery et al. 2022, appendix B).
+
+    Only the operations that the model needs count; whatever is computed twice to save memory does not.
+    """
+    return training_flops_per_token(config, context) * tokens_per_second / device_flops
