@@ -73,18 +73,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield temporary
-            for file in sorted(temporary.rglob("*")):
-                if file.is_file():
-                    file.chmod(0o666 & ~_umask())  # some writers make private files
-                    with file.open("rb") as opened:
-                        os.fsync(opened.fileno())
-            temporary.chmod(0o777 & ~_umask())
-            sync_folder(temporary)
-            temporary.rename(path)
-            sync_folder(path.parent)
+            publish_folder(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Give a folder that is complete its name, after all in it is on the disk."""
+    with storage_errors(path):
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())  # some writers make private files
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        temporary.chmod(0o777 & ~_umask())
+        sync_folder(temporary)
+        temporary.rename(path)
+        sync_folder(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2spec.data import Batches, Tokens, validation_batches
-from gpt2spec.data.batches import permuted
+from gpt2spec.data.permutation import permuted
 from gpt2spec.errors import ConfigError, DataError, InputError
 from gpt2spec.random import stream_key
 

@@ -306,7 +306,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(command: Any, corpus: Path, tmp
     refused(tmp_path / "empty.txt", words=("empty.txt",))
     refused(tmp_path / "short.txt", "--preset", "test", words=("context 64 takes 65",))
     refused(tmp_path / "absent.txt", words=("absent.txt",))
-    refused(tmp_path / "folder", words=("has no .txt files",))
+    refused(tmp_path / "folder", words=("neither token files nor text",))
     refused("--config", tmp_path / "run.toml", words=("'stepz' (did you mean 'steps'?)",), data=True)
     refused("--preset", "test", "--context", 65, words=("n_ctx = 64, not 65",), data=True)
     refused("--set", "model.vocab_size=100", words=("ids up to 256", "vocab_size is 100"), data=True)

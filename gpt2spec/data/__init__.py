@@ -1,6 +1,7 @@
 """Text to token shards to batches: deterministic, resumable, larger than memory."""
 
 from gpt2spec.data.batches import Batch, Batches, validation_batches
+from gpt2spec.data.corpus import PrepareOptions
 from gpt2spec.data.dataset import Dataset, open_dataset, open_prepared
 from gpt2spec.data.manifest import Manifest, read_manifest
 from gpt2spec.data.prepare import prepare
@@ -11,6 +12,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "Manifest",
+    "PrepareOptions",
     "Tokens",
     "open_dataset",
     "open_prepared",

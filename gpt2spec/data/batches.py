@@ -7,10 +7,13 @@ at the end of a shard are not used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from gpt2spec.data.mixture import PERIOD, MixedTokens, scheduled, shares
+from gpt2spec.data.permutation import in_order
 from gpt2spec.data.shards import Tokens
 from gpt2spec.errors import ConfigError, DataError, InputError
 from gpt2spec.random import stream_key
@@ -22,8 +25,9 @@ Batch = tuple[np.ndarray, np.ndarray]
 class Batches:
     """The training batches of a corpus, by position: nothing needs to be kept to resume but one integer.
 
-    Every epoch visits each window once, in an order of its own. Several processes that train one model have the same
-    batches, and each takes its own rows of them: the global batch is the same however many they are.
+    Every epoch visits each window once, in an order of its own; of a mixture, each set has its own epochs. Several
+    processes that train one model have the same batches, and each takes its own rows of them: the global batch is the
+    same however many they are.
 
     Attributes:
         windows: windows in an epoch.
@@ -41,25 +45,35 @@ class Batches:
         """
         _check_sizes(batch_size, context)
         stream_key(seed, "data order")  # refuses a wrong seed now rather than at the first batch
-        self._windows = _Windows(tokens, context)
+        parts = tokens.parts if isinstance(tokens, MixedTokens) else (tokens,)
+        for part in parts:
+            _check_length(part, context)
+        self._sets = [_Windows(part, context) for part in parts]
         self._rows, self._seed = rows_of_rank(batch_size, rank, ranks), seed
-        self.windows = self._windows.count
-        if self.windows == 0:
-            longest = max(map(len, tokens.shards), default=0)
-            raise DataError(
-                f"the training split has {len(tokens)} tokens ({longest} in its longest shard), but a window of "
-                f"context {context} takes {context + 1}; use a smaller context or more text"
-            )
+        self.windows = sum(each.count for each in self._sets)
+        self._share: np.ndarray | None = None
+        if isinstance(tokens, MixedTokens):
+            self._share = shares(tokens.weights or [each.count for each in self._sets], PERIOD)
 
     def at(self, position: int) -> Batch:
         """The batch after `position` windows: inputs and targets, int32 [B / ranks, T].
 
         Row r of the whole batch is window `position + r` of the endless sequence of epochs; `position` is that of the
-        whole batch, on every rank. A token outside the vocabulary is an `InputError`.
+        whole batch, on every rank. Of a mixture it is the window that `mixture.scheduled` tells. A token outside the
+        vocabulary is an `InputError`.
         """
         if position < 0:
             raise ConfigError(f"a position is a number of windows of at least 0, not {position}")
-        return self._windows.batch(in_order(position + self._rows, self.windows, self._seed))
+        if self._share is None:
+            (windows,) = self._sets
+            return windows.batch(in_order(position + self._rows, windows.count, self._seed))
+        sets, places = scheduled(position + self._rows, self._share, self._seed)
+        rows: list[np.ndarray] = [np.empty(0)] * len(sets)
+        for number, windows in enumerate(self._sets):
+            (mine,) = np.nonzero(sets == number)
+            for row, window in zip(mine, in_order(places[mine], windows.count, self._seed, number), strict=True):
+                rows[row] = windows.row(int(window))
+        return self._sets[0].checked(rows)
 
 
 def rows_of_rank(batch_size: int, rank: int, ranks: int) -> np.ndarray:
@@ -74,16 +88,6 @@ def rows_of_rank(batch_size: int, rank: int, ranks: int) -> np.ndarray:
     return np.arange(rank * share, (rank + 1) * share)
 
 
-def in_order(positions: np.ndarray, count: int, seed: int, *index: int) -> np.ndarray:
-    """Which of `count` windows stand at some positions [B] of the endless sequence of shuffled epochs."""
-    epochs, places = np.divmod(positions, count)
-    order = np.empty(len(positions), np.int64)
-    for epoch in np.unique(epochs):
-        rows = epochs == epoch
-        order[rows] = permuted(places[rows], count, stream_key(seed, "data order", *index, int(epoch)))
-    return order
-
-
 def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int | None = None) -> Iterator[Batch]:
     """The first windows of a split in order, at most `limit`, as batches; the last may have fewer rows.
 
@@ -93,6 +97,8 @@ def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int
     _check_sizes(batch_size, context)
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of validation windows is at least 1, not {limit}")
+    if isinstance(tokens, MixedTokens):
+        return _mixed_validation(tokens, batch_size, context, limit)
     longest = max(map(len, tokens.shards), default=0)
     if longest < 2:
         raise DataError(
@@ -103,47 +109,6 @@ def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int
     count = windows.count if limit is None else min(limit, windows.count)
     starts = range(0, count, batch_size)
     return (windows.batch(np.arange(start, min(start + batch_size, count))) for start in starts)
-
-
-def permuted(places: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Where a pseudo-random permutation of 0 … count - 1, chosen by a 128-bit `key`, takes `places` [B].
-
-    A Feistel network permutes the smallest 2^(2h) numbers that include all of them; what lands outside is sent
-    through again until it lands inside ("cycle walking"). So a place is found without the other places: memory
-    does not grow with the corpus.
-
-    Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (2002).
-    """
-    half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
-    round_keys = np.random.Philox(key=key).random_raw(_ROUNDS)
-    values = places.astype(np.uint64)
-    outside = np.ones(len(values), bool)
-    while outside.any():
-        values[outside] = _feistel(values[outside], half_bits, round_keys)
-        outside = values >= count
-    return values.astype(np.int64)
-
-
-_ROUNDS = 10
-
-
-def _feistel(values: np.ndarray, half_bits: int, round_keys: np.ndarray) -> np.ndarray:
-    """One pass of the network over uint64 values of 2 `half_bits` bits: each round, (L, R) -> (R, L ^ F(R))."""
-    bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = values >> bits, values & mask
-    for round_key in round_keys:
-        left, right = right, left ^ (_mixed(right ^ round_key) & mask)
-    return (left << bits) | right
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's output function: every bit of the result depends on every bit of x, modulo 2^64.
-
-    Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators" (2014).
-    """
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class _Windows:
@@ -157,7 +122,11 @@ class _Windows:
 
     def batch(self, numbers: np.ndarray) -> Batch:
         """Inputs and targets of the windows with some numbers [B], checked against the vocabulary."""
-        rows = np.stack([self._window(int(number)) for number in numbers]).astype(np.int32)  # [B, T + 1]
+        return self.checked([self.row(int(number)) for number in numbers])
+
+    def checked(self, windows: Sequence[np.ndarray]) -> Batch:
+        """Inputs and targets of some windows, each of T + 1 tokens."""
+        rows = np.stack(windows).astype(np.int32)  # [B, T + 1]
         highest = int(rows.max())
         if highest >= self._tokens.vocab_size:
             raise InputError(
@@ -166,11 +135,33 @@ class _Windows:
             )
         return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
 
-    def _window(self, number: int) -> np.ndarray:
+    def row(self, number: int) -> np.ndarray:
+        """The T + 1 tokens of a window."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
         first = int(self._ends[shard - 1]) if shard else 0
         start = (number - first) * self._context
         return self._tokens.shards[shard][start : start + self._context + 1]
+
+
+def _mixed_validation(tokens: MixedTokens, batch_size: int, context: int, limit: int | None) -> Iterator[Batch]:
+    """The first windows of every set, of each as many as its share; sets without a validation split are left out."""
+    pairs = zip(tokens.parts, tokens.weights or map(len, tokens.parts), strict=True)
+    chosen = [(part, weight) for part, weight in pairs if any(len(shard) > 1 for shard in part.shards)]
+    if not chosen:
+        raise DataError("no set of the mixture has a validation split of two tokens; prepare one with it")
+    weights = [weight for _, weight in chosen]
+    limits = [None] * len(chosen) if limit is None else shares(weights, max(limit, len(chosen))).tolist()
+    each = [validation_batches(part, batch_size, context, n) for (part, _), n in zip(chosen, limits, strict=True)]
+    return itertools.chain.from_iterable(each)
+
+
+def _check_length(tokens: Tokens, context: int) -> None:
+    longest = max(map(len, tokens.shards), default=0)
+    if longest <= context:
+        raise DataError(
+            f"the training split has {len(tokens)} tokens ({longest} in its longest shard), but a window of "
+            f"context {context} takes {context + 1}; use a smaller context or more text"
+        )
 
 
 def _check_sizes(batch_size: int, context: int) -> None:

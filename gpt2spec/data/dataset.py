@@ -9,16 +9,30 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gpt2spec.data.corpus import VAL_FRACTION, PrepareOptions
+from gpt2spec.data.journal import BusyError
 from gpt2spec.data.manifest import MANIFEST, VERSION, Manifest, ShardEntry, is_prepared, read_manifest
-from gpt2spec.data.prepare import SHARD_TOKENS, VAL_FRACTION, check_settings, prepare_surveyed, survey_all
-from gpt2spec.data.shards import Tokens, read_shard
-from gpt2spec.data.sources import Source, Survey, find_sources, text_source
+from gpt2spec.data.prepare import entropy_of, prepare_sources
+from gpt2spec.data.shards import Tokens, count_tokens, read_shard
+from gpt2spec.data.sources import Pass, Source, find_sources, has_text, text_source
+from gpt2spec.data.token_files import (
+    META,
+    TokenFiles,
+    Vocabulary,
+    find_token_files,
+    fingerprint,
+    read_token_files,
+)
 from gpt2spec.errors import DataError, StorageError
 from gpt2spec.files import sha256_of_file
 from gpt2spec.tokenizer import Tokenizer, gpt2_tokenizer
+
+HASHED_TOKENS = 500_000_000
+"""Token files without a manifest are hashed whole up to so many tokens, a gigabyte; larger ones by their ends."""
+SAMPLED_TOKENS = 1 << 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +49,7 @@ class Dataset:
         source: the text, in words.
         fingerprint: hash of the manifest; equal for equal text, tokenizer and settings.
         folder: where the shards are.
+        checksums: SHA-256 of files, where they are known.
     """
 
     name: str
@@ -46,17 +61,16 @@ class Dataset:
     source: str
     fingerprint: str
     folder: Path
+    checksums: tuple[tuple[Path, str], ...] = ()
 
     def verify(self) -> None:
         """Read all shards and compare their SHA-256 with the manifest; a difference is a `DataError`."""
-        manifest = read_manifest(self.folder)
-        for shard in (*manifest.train, *manifest.val):
-            path = self.folder / shard.file
+        for path, expected in self.checksums:
             found = sha256_of_file(path)
-            if found != shard.sha256:
+            if found != expected:
                 raise DataError(
-                    f"the shard {path} is damaged: its SHA-256 is {found[:16]}…, the manifest has "
-                    f"{shard.sha256[:16]}…; prepare the folder again"
+                    f"the shard {path} is damaged: its SHA-256 is {found[:16]}…, the manifest has {expected[:16]}…; "
+                    "prepare the folder again"
                 )
 
 
@@ -67,16 +81,18 @@ def open_dataset(
     val_fraction: float = VAL_FRACTION,
     cache: Path | None = None,
     progress: bool = False,
+    vocabulary: Vocabulary | None = None,
 ) -> Dataset:
     """The data at `source`, prepared first if it is text.
 
     Args:
-        source: a folder made by `prepare`; or a text file or a folder of `.txt` files; or None for the text of
-            Python's language reference, which every Python has.
+        source: a folder made by `prepare`; or nanoGPT's or llm.c's token files (see `token_files`); or text, as
+            `find_sources` takes it; or None for the text of Python's language reference, which every Python has.
         tokenizer: for text, GPT-2's by default. A prepared folder has its own.
-        val_fraction: share of the text, at the end, for validation. A prepared folder has its own.
+        val_fraction: share of the text for validation (see `prepare`). A prepared folder has its own.
         cache: where prepared text is kept for the next time; the user's cache folder by default.
         progress: show a progress bar on a terminal while preparing.
+        vocabulary: of nanoGPT's or llm.c's token files; GPT-2's by default.
 
     Raises:
         DataError: for a source that is missing, damaged, or neither prepared nor text.
@@ -84,20 +100,23 @@ def open_dataset(
         StorageError: when the cache cannot be written.
     """
     tokenizer = tokenizer or gpt2_tokenizer()
+    options = PrepareOptions(val_fraction=val_fraction)
     if source is None:
         description = f"Python {platform.python_version()}'s language reference"
         return _open_text(
-            [_language_reference()], "language-reference", description, tokenizer, val_fraction, cache, progress
+            [_language_reference()], "language-reference", description, tokenizer, options, cache, progress
         )
     if is_prepared(source):
         return open_prepared(source)
-    if source.is_dir() and not any(p.suffix.lower() == ".txt" for p in source.rglob("*")):
+    if (files := find_token_files(source)) is not None:
+        return open_token_files(files, source, vocabulary)
+    if source.is_dir() and not has_text(source):
         raise DataError(
-            f"the folder {source} was not prepared (it has no {MANIFEST}) and has no .txt files; give a folder made "
-            "by `gpt2spec data prepare`, or text"
+            f"the folder {source} was not prepared (it has no {MANIFEST}) and has neither token files nor text; give "
+            "a folder made by `gpt2spec data prepare`, or text"
         )
-    name = source.resolve().name if source.is_dir() else source.stem
-    return _open_text(find_sources([source]), name, str(source), tokenizer, val_fraction, cache, progress)
+    name = source.resolve().name if source.is_dir() else source.name.partition(".")[0]
+    return _open_text(find_sources([source]), name, str(source), tokenizer, options, cache, progress)
 
 
 def open_prepared(folder: Path, name: str | None = None, source: str | None = None) -> Dataset:
@@ -113,7 +132,44 @@ def open_prepared(folder: Path, name: str | None = None, source: str | None = No
         source=source or str(folder),
         fingerprint=sha256_of_file(folder / MANIFEST),
         folder=folder,
+        checksums=tuple((folder / shard.file, shard.sha256) for shard in (*manifest.train, *manifest.val)),
     )
+
+
+def open_token_files(files: TokenFiles, source: Path, vocabulary: Vocabulary | None = None) -> Dataset:
+    """nanoGPT's or llm.c's token files; the ids are GPT-2's unless a vocabulary is given.
+
+    Beside a `meta.pkl`, which says that they are not, one has to be given (`DataError`).
+    """
+    folder = files.train[0].parent
+    if vocabulary is None:
+        if (folder / META).exists():
+            raise DataError(
+                f"{folder} has a {META}, so its tokens are not GPT-2's; it is a pickle, which is never read: give the "
+                "number of ids with --set model.vocab_size=N, or name the tokenizer with --tokenizer"
+            )
+        vocabulary = Vocabulary(gpt2_tokenizer().id, gpt2_tokenizer().vocab_size)
+    train, val = (read_token_files(paths, vocabulary) for paths in files)
+    return Dataset(
+        name=source.resolve().name if source.is_dir() else files.train[0].stem,
+        train=train,
+        val=val,
+        vocab_size=vocabulary.size,
+        tokenizer_id=vocabulary.tokenizer_id,
+        unigram_entropy=entropy_of(count_tokens(first_tokens(train))),
+        source=str(source),
+        fingerprint=fingerprint(files, vocabulary, whole=len(train) + len(val) <= HASHED_TOKENS),
+        folder=folder,
+    )
+
+
+def first_tokens(tokens: Tokens) -> Tokens:
+    """The first `SAMPLED_TOKENS` of a split, of which the unigram entropy is taken where no manifest tells it."""
+    shards, room = [], SAMPLED_TOKENS
+    for shard in tokens.shards:
+        shards.append(shard[:room])
+        room -= len(shards[-1])
+    return Tokens(tuple(shards), tokens.vocab_size)
 
 
 def _open_shards(folder: Path, entries: Sequence[ShardEntry], manifest: Manifest) -> Tokens:
@@ -132,46 +188,52 @@ def _open_text(
     name: str,
     description: str,
     tokenizer: Tokenizer,
-    val_fraction: float,
+    options: PrepareOptions,
     cache: Path | None,
     progress: bool,
 ) -> Dataset:
     """Text through the cache: prepared on first use, and again if what is there is damaged."""
-    check_settings(val_fraction, SHARD_TOKENS)
-    surveys = survey_all(sources, progress)
-    folder = (cache or _user_cache()) / f"{name}-{_cache_key(surveys, tokenizer, val_fraction)}"
+    folder = (cache or _user_cache()) / f"{name}-{_cache_key(sources, tokenizer, options)}"
     if is_prepared(folder):
         try:
             return open_prepared(folder, name, description)
         except DataError:
             shutil.rmtree(folder, ignore_errors=True)
     _remove_abandoned(folder.parent, name)
-    try:
-        prepare_surveyed(surveys, folder, tokenizer=tokenizer, val_fraction=val_fraction, progress=progress)
-    except (DataError, StorageError) as error:
-        if is_prepared(folder):  # another process was faster, with the same result
-            return open_prepared(folder, name, description)
-        if isinstance(error, StorageError):
+    while not is_prepared(folder):
+        try:
+            prepare_sources(sources, folder, options, tokenizer=tokenizer, progress=progress)
+        except BusyError:  # another process is at it, with the same result
+            time.sleep(0.2)
+        except StorageError as error:
             raise StorageError(
                 f"{error}. Prepared text is kept there; set XDG_CACHE_HOME to a folder that can be written, or choose "
                 "one with `gpt2spec data prepare`"
             ) from error
-        raise
     return open_prepared(folder, name, description)
 
 
 def _remove_abandoned(cache: Path, name: str) -> None:
     """Remove what killed preparations of the same name left behind more than a day ago."""
-    for path in cache.glob(f".{glob.escape(name)}-*.tmp"):
-        if time.time() - path.stat().st_mtime > 86_400:
-            shutil.rmtree(path, ignore_errors=True)
+    for pattern in ("tmp", "preparing"):
+        for path in cache.glob(f".{glob.escape(name)}-*.{pattern}"):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _cache_key(surveys: Sequence[Survey], tokenizer: Tokenizer, val_fraction: float) -> str:
-    """A hash of everything that decides what is prepared."""
-    documents = [(each.source.name, each.sha256) for each in surveys]
-    settings = json.dumps([VERSION, tokenizer.id, val_fraction, SHARD_TOKENS, documents])
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+def _cache_key(sources: Sequence[Source], tokenizer: Tokenizer, options: PrepareOptions) -> str:
+    """A hash of everything that decides what is prepared; the sources are read for it."""
+    contents = json.dumps([VERSION, tokenizer.id, asdict(options), list(map(_name_and_hash, sources))])
+    return hashlib.sha256(contents.encode()).hexdigest()[:16]
+
+
+def _name_and_hash(source: Source) -> tuple[str, str]:
+    if source.stream:
+        raise DataError(f"{source.label} can be read only once; use `gpt2spec data prepare` first")
+    reading = Pass(source)
+    for _ in reading.stored():
+        pass
+    return source.name, reading.sha256
 
 
 def _user_cache() -> Path:

@@ -12,7 +12,8 @@ from gpt2spec.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = "gpt2spec dataset"
-VERSION = 1
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,30 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """A document: its name (no path outside the folder that was given), its bytes and their SHA-256."""
+    """A file or stream: its name (no path outside the folder that was given), its bytes as they are, their SHA-256."""
 
     name: str
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class DocumentCounts:
+    """How many documents there were.
+
+    Attributes:
+        train: in the training split.
+        val: in the validation split.
+        blank: left out because they have no text but white space.
+        duplicates: left out because they occurred before.
+        bad: rows that were left out because they are no documents.
+    """
+
+    train: int
+    val: int
+    blank: int = 0
+    duplicates: int = 0
+    bad: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,18 +60,27 @@ class Manifest:
     Attributes:
         tokenizer: `Tokenizer.id` of the tokenizer.
         vocab_size: token ids run from 0 to `vocab_size - 1`.
-        val_fraction: the share of the text, at its end, that is the validation split.
+        validation: how the validation split was chosen: "documents" by a hash, the end by "position", "given" or
+            "none".
+        val_fraction: the share of the documents, or of the text, that the validation split was to have.
+        seed: of the choice of documents.
         unigram_entropy: entropy in nats of the distribution of tokens in both splits: the loss of a model
             that knows how common every token is and nothing else.
         train: shards of the training split, in order.
         val: shards of the validation split, in order.
-        sources: the documents, in order.
+        documents: how many there were.
+        text_bytes: of all documents that were encoded, in UTF-8.
+        sources: the files, in order.
     """
 
     tokenizer: str
     vocab_size: int
+    validation: str
     val_fraction: float
+    seed: int
     unigram_entropy: float
+    documents: DocumentCounts
+    text_bytes: int
     train: tuple[ShardEntry, ...]
     val: tuple[ShardEntry, ...]
     sources: tuple[SourceEntry, ...]
@@ -68,7 +97,7 @@ class Manifest:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of all documents."""
+        """Bytes of all sources, compressed where they are."""
         return sum(source.bytes for source in self.sources)
 
     def to_json(self) -> str:
@@ -101,22 +130,38 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} is damaged: {error}; prepare the folder again") from None
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise DataError(f"{path} was not written by `gpt2spec data prepare`: its format is not {FORMAT!r}")
-    if contents.get("version") != VERSION:
-        raise DataError(f"{path} has version {contents.get('version')!r}; only version {VERSION} can be read")
+    if contents.get("version") not in READABLE_VERSIONS:
+        raise DataError(f"{path} has version {contents.get('version')!r}; this is newer than {VERSION}, the last known")
     try:
+        contents = contents if contents["version"] == VERSION else _from_version_1(contents)
         return Manifest(
             tokenizer=str(contents["tokenizer"]),
             vocab_size=int(contents["vocab_size"]),
+            validation=str(contents["validation"]),
             val_fraction=float(contents["val_fraction"]),
+            seed=int(contents["seed"]),
             unigram_entropy=float(contents["unigram_entropy"]),
+            documents=DocumentCounts(**{str(name): int(count) for name, count in contents["documents"].items()}),
+            text_bytes=int(contents["text_bytes"]),
             train=tuple(_shard_entry(row) for row in contents["splits"]["train"]["shards"]),
             val=tuple(_shard_entry(row) for row in contents["splits"]["val"]["shards"]),
             sources=tuple(
                 SourceEntry(str(row["name"]), int(row["bytes"]), str(row["sha256"])) for row in contents["sources"]
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); prepare the folder again") from None
+
+
+def _from_version_1(contents: dict[str, Any]) -> dict[str, Any]:
+    """The same in the present form: every source was a document, and validation the end of the text."""
+    sources = contents["sources"]
+    return contents | {
+        "validation": "position" if contents["val_fraction"] else "none",
+        "seed": 0,
+        "documents": {"train": len(sources), "val": 0},
+        "text_bytes": sum(int(row["bytes"]) for row in sources),
+    }
 
 
 def _shard_entry(row: dict[str, Any]) -> ShardEntry:

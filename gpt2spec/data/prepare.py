@@ -1,122 +1,111 @@
 """Text into token shards: `gpt2spec data prepare`.
 
-The text is read twice, in pieces: once to count characters, check the encoding and hash it, and once to encode
-it. So memory does not grow with the corpus, and a fault in the last file shows before the work begins.
+The text is read once, in pieces, while all cores encode those that were read before. So memory does not grow with the
+corpus.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import os
+import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from gpt2spec.data.manifest import MANIFEST, Manifest, ShardEntry, SourceEntry, is_prepared, read_manifest
-from gpt2spec.data.shards import MAX_SHARD_TOKENS, MAX_VOCAB_SIZE, ShardWriter, Tokens, read_shard
-from gpt2spec.data.sources import Source, Survey, find_sources, read_text, survey
-from gpt2spec.errors import ConfigError, DataError
-from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
-from gpt2spec.tokenizer import Tokenizer, gpt2_tokenizer, split_safely
+from gpt2spec.data.corpus import Corpus, PrepareOptions
+from gpt2spec.data.journal import JOURNAL, JOURNAL_SECONDS, Journal, is_kept, resumed, workplace
+from gpt2spec.data.manifest import MANIFEST, VERSION, Manifest, ShardEntry, is_prepared, read_manifest
+from gpt2spec.data.position import cut_off_the_end
+from gpt2spec.data.shards import MAX_VOCAB_SIZE, ShardWriter, Tokens, count_tokens, read_shard
+from gpt2spec.data.sources import Source, find_sources
+from gpt2spec.errors import ConfigError, DataError, StorageError
+from gpt2spec.files import publish_folder, storage_errors
+from gpt2spec.tokenizer import Tokenizer, gpt2_tokenizer
+from gpt2spec.tokenizer.parallel import encode_labelled
 
-VAL_FRACTION = 0.1
-SHARD_TOKENS = 100_000_000
 SPLITS = ("train", "val")
 
 
 def prepare(
     paths: Iterable[Path],
     out: Path,
+    options: PrepareOptions | None = None,
     *,
     tokenizer: Tokenizer | None = None,
-    val_fraction: float = VAL_FRACTION,
-    shard_tokens: int = SHARD_TOKENS,
+    validation: Iterable[Path] = (),
+    encoder: str = "tiktoken",
     progress: bool = False,
 ) -> Manifest:
-    """Encode text files into a folder of shards with a manifest, whole or not at all.
+    """Encode text into a folder of shards with a manifest, whole or not at all.
 
-    Every file is a document and begins with `<|endoftext|>`, as in llm.c's data scripts. The end of the text is
-    the validation split; where the cut falls within a document, its second part begins with one as well.
+    Every document begins with `<|endoftext|>`, as in llm.c's data scripts. Documents are drawn for validation by a
+    hash; where that leaves training or validation without any, as it does with a single document, validation is the
+    end of the text instead (`gpt2spec.data.position`).
 
     Args:
-        paths: text files, and folders whose `.txt` files are taken in order of their paths.
+        paths: what `find_sources` takes.
         out: the folder to make. One that was prepared before is replaced; any other that is not empty is refused.
+        options: what is to become of the text.
         tokenizer: GPT-2's by default.
-        val_fraction: share of the characters, at the end, that becomes the validation split: from 0 to below 1.
-        shard_tokens: tokens in a shard.
+        validation: sources whose documents are the validation split; all others are for training then.
+        encoder: who encodes; see `encode_stream`. The tokens are the same.
         progress: show a progress bar on a terminal.
 
     Raises:
         DataError: for text that is missing, empty, unreadable or not UTF-8, and for an `out` that is in use.
-        ConfigError: for a fraction or size out of range.
-        StorageError: when `out` cannot be written.
+        ConfigError: for options out of range, or a library that is missing.
+        StorageError: when `out` cannot be written. What is done is kept beside it; the same call goes on with it.
     """
-    check_settings(val_fraction, shard_tokens)
+    options = options or PrepareOptions()
     check_target(out)
-    surveys = survey_all(find_sources(paths), progress)
-    return prepare_surveyed(
-        surveys, out, tokenizer=tokenizer, val_fraction=val_fraction, shard_tokens=shard_tokens, progress=progress
+    given = list(validation)
+    return prepare_sources(
+        find_sources(paths, options.format),
+        out,
+        options,
+        tokenizer=tokenizer,
+        validation=find_sources(given, options.format) if given else [],
+        encoder=encoder,
+        progress=progress,
     )
 
 
-def survey_all(sources: Sequence[Source], progress: bool = False) -> list[Survey]:
-    """Read every source once; without a single character in them it is a `DataError`."""
-    with _bar("reading", None, "B", progress) as bar:
-        surveys = [survey(source, bar.update) for source in sources]
-    if not any(each.characters for each in surveys):
-        what = sources[0].label if len(sources) == 1 else f"the {len(sources)} files, from {sources[0].label} on,"
-        raise DataError(f"there is no text in {what}: nothing to train on")
-    return surveys
-
-
-def prepare_surveyed(
-    surveys: Sequence[Survey],
+def prepare_sources(
+    sources: Sequence[Source],
     out: Path,
+    options: PrepareOptions,
     *,
     tokenizer: Tokenizer | None = None,
-    val_fraction: float = VAL_FRACTION,
-    shard_tokens: int = SHARD_TOKENS,
+    validation: Sequence[Source] = (),
+    encoder: str = "tiktoken",
     progress: bool = False,
 ) -> Manifest:
-    """`prepare` for sources that have been read once already."""
-    check_settings(val_fraction, shard_tokens)
+    """`prepare` for sources that have been found."""
     check_target(out)
     tokenizer = tokenizer or gpt2_tokenizer()
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise ConfigError(f"shards hold ids below {MAX_VOCAB_SIZE}; {tokenizer!r} has more")
-    make_folder(out.parent)
-    with atomic_folder(out) as folder:
-        with _bar("encoding", sum(each.characters for each in surveys), "char", progress) as bar:
-            shards = _write_shards(_parts(surveys, val_fraction), folder, tokenizer, shard_tokens, bar)
-        manifest = Manifest(
-            tokenizer=tokenizer.id,
-            vocab_size=tokenizer.vocab_size,
-            val_fraction=val_fraction,
-            unigram_entropy=unigram_entropy(
-                Tokens(tuple(read_shard(path) for split in SPLITS for path in shards[split]), tokenizer.vocab_size)
-            ),
-            train=tuple(_shard_entry(path) for path in shards["train"]),
-            val=tuple(_shard_entry(path) for path in shards["val"]),
-            sources=tuple(SourceEntry(each.source.name, each.bytes, each.sha256) for each in surveys),
-        )
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        if is_prepared(out):  # checked again: the old folder goes only when the new one is complete
-            check_target(out)
-            shutil.rmtree(out)
+    if sum(source.stream for source in (*sources, *validation)) > 1:
+        raise DataError("only one of the sources can be a stream; give files for the others")
+    try:
+        with workplace(out) as folder:
+            corpus = Corpus(sources, options, validation, spool=folder)
+            preparation = _Preparation(
+                corpus, folder, options, tokenizer, _key(sources, validation, options, tokenizer)
+            )
+            preparation.encode(encoder, progress)
+            manifest = preparation.finish(given=bool(validation))
+            _install(folder, out)
+    except StorageError as error:
+        kept = ". What has been done is kept: make room and run the same command again" if is_kept(out) else ""
+        raise StorageError(f"{error}{kept}") from error
     return manifest
-
-
-def check_settings(val_fraction: float, shard_tokens: int) -> None:
-    """Raise `ConfigError` unless both are in range."""
-    if not 0 <= val_fraction < 1:
-        raise ConfigError(f"the validation fraction is from 0 to below 1, not {val_fraction}")
-    if not 1 <= shard_tokens <= MAX_SHARD_TOKENS:
-        raise ConfigError(f"a shard has from 1 to {MAX_SHARD_TOKENS} tokens, not {shard_tokens}")
 
 
 def check_target(out: Path) -> None:
@@ -135,104 +124,163 @@ def check_target(out: Path) -> None:
         raise DataError(f"{out} exists and was not prepared by gpt2spec; name a new folder")
 
 
-def unigram_entropy(tokens: Tokens) -> float:
-    """-sum p log p in nats over how often each token occurs."""
-    counts = np.zeros(tokens.vocab_size, np.int64)
-    for block in tokens.blocks():
-        counts += np.bincount(block, minlength=tokens.vocab_size)
+def entropy_of(counts: np.ndarray) -> float:
+    """-sum p log p in nats over how often each token occurs [V]."""
     p = counts[counts > 0] / counts.sum()
     return float(max(0.0, -(p * np.log(p)).sum()))
 
 
-class _Part(NamedTuple):
-    """Characters `start` to `stop` of a document, all in one split."""
+class _Preparation:
+    """The shards of a corpus in the making."""
 
-    split: str
-    survey: Survey
-    start: int
-    stop: int
+    def __init__(
+        self, corpus: Corpus, folder: Path, options: PrepareOptions, tokenizer: Tokenizer, key: str | None
+    ) -> None:
+        self._corpus, self._folder, self._options, self._tokenizer = corpus, folder, options, tokenizer
+        self._key = key
+        self._pieces = 0
+        self._writers = self._new_writers()
 
-
-def _parts(surveys: Sequence[Survey], val_fraction: float) -> list[_Part]:
-    """The documents in order, the one in which validation begins in two parts; empty ones are left out."""
-    cut_document, cut = split_point(surveys, val_fraction)
-    parts = []
-    for i, each in enumerate(surveys):
-        in_train = each.characters if i < cut_document else cut if i == cut_document else 0
-        parts += [_Part("train", each, 0, in_train), _Part("val", each, in_train, each.characters)]
-    return [part for part in parts if part.start < part.stop]
-
-
-def split_point(surveys: Sequence[Survey], val_fraction: float) -> tuple[int, int]:
-    """Document and character at which the validation split begins.
-
-    That is after the last line break at or before the first `1 - val_fraction` of all characters; in a document
-    without one, at its start, or if it is the first, after the last space before or else exactly there.
-    """
-    target = round((1 - val_fraction) * sum(each.characters for each in surveys))
-    document = 0
-    while document < len(surveys) - 1 and target >= surveys[document].characters:
-        target -= surveys[document].characters
-        document += 1
-    if target >= surveys[document].characters:
-        return document, surveys[document].characters
-    after_line = after_space = position = 0
-    for text in read_text(surveys[document].source, stop=target):
-        after_line = position + text.rfind("\n") + 1 if "\n" in text else after_line
-        after_space = position + text.rfind(" ") + 1 if " " in text else after_space
-        position += len(text)
-    if after_line or any(each.characters for each in surveys[:document]):
-        return document, after_line
-    return document, after_space or target
-
-
-def _write_shards(
-    parts: Sequence[_Part], folder: Path, tokenizer: Tokenizer, shard_tokens: int, bar: tqdm
-) -> dict[str, list[Path]]:
-    """Encode all parts into shards and return the paths of each split's."""
-    writers = {split: ShardWriter(folder, split, shard_tokens) for split in SPLITS}
-    try:
-        for split, begins, text, ids in _encoded(parts, tokenizer):
-            if begins:
-                writers[split].write([tokenizer.end_of_text])
-            writers[split].write(ids)
-            bar.update(len(text))
-    finally:
-        for writer in writers.values():
+    def encode(self, encoder: str, progress: bool) -> None:
+        """Write the tokens of all documents, beginning where the journal says."""
+        self._begin()
+        mark = np.array([self._tokenizer.end_of_text], np.uint16)
+        written = time.monotonic()
+        pieces = self._corpus.pieces()
+        with _bar(self._corpus.total_bytes, progress) as bar:
+            for piece, _ in itertools.islice(pieces, self._pieces):  # encoded already: only read again
+                bar.update(piece.position - bar.n)
+            try:
+                for piece, ids in encode_labelled(self._tokenizer, pieces, encoder=encoder):
+                    writer = self._writers[piece.split]
+                    if piece.begins:
+                        writer.write(mark)
+                    writer.write(ids)
+                    self._pieces += 1
+                    bar.update(piece.position - bar.n)
+                    if time.monotonic() - written >= JOURNAL_SECONDS:
+                        self._note()
+                        written = time.monotonic()
+            except BaseException:
+                for writer in self._writers.values():
+                    writer.abandon()
+                raise
+        for writer in self._writers.values():
             writer.close()
-    return {split: writer.paths for split, writer in writers.items()}
+
+    def finish(self, given: bool) -> Manifest:
+        """Move the validation split where there is none yet, and write the manifest."""
+        shards = {split: writer.finished for split, writer in self._writers.items()}
+        if not any(shards.values()):
+            raise DataError(self._corpus.complaint())
+        counts = sum(writer.counts for writer in self._writers.values())
+        rule = "given" if given else "documents" if self._options.val_fraction else "none"
+        if rule == "documents" and not all(shards.values()):
+            shards, rule = self._by_position(next(filter(None, shards.values()))), "position"
+            paths = [self._folder / shard.file for split in SPLITS for shard in shards[split]]
+            counts = count_tokens(Tokens(tuple(map(read_shard, paths)), self._tokenizer.vocab_size))
+        manifest = Manifest(
+            tokenizer=self._tokenizer.id,
+            vocab_size=self._tokenizer.vocab_size,
+            validation=rule,
+            val_fraction=0.0 if given else self._options.val_fraction,
+            seed=self._options.seed,
+            unigram_entropy=entropy_of(np.asarray(counts)),
+            documents=self._corpus.counts(),
+            text_bytes=self._corpus.text_bytes,
+            train=tuple(shards["train"]),
+            val=tuple(shards["val"]),
+            sources=tuple(self._corpus.entries),
+        )
+        with storage_errors(self._folder / MANIFEST):
+            (self._folder / JOURNAL).unlink(missing_ok=True)
+            (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        return manifest
+
+    def _begin(self) -> None:
+        """Go on where the journal says, or begin in an empty folder."""
+        try:
+            if self._key is None:
+                raise DataError("a stream cannot be read again")
+            self._pieces = resumed(self._folder, self._key, self._writers)
+        except DataError:
+            for writer in self._writers.values():
+                writer.abandon()
+            self._pieces, self._writers = 0, self._new_writers()
+            keep: set[Path] = set()
+        else:
+            keep = {self._folder / JOURNAL, *(path for writer in self._writers.values() for path in writer.paths())}
+        with storage_errors(self._folder):
+            for path in self._folder.iterdir():
+                if path not in keep:
+                    path.unlink()
+
+    def _note(self) -> None:
+        """Write down how far the work is."""
+        if self._key is None:
+            return
+        for writer in self._writers.values():
+            writer.sync()
+        writers = self._writers.items()
+        finished = {split: writer.finished for split, writer in writers}
+        Journal(self._key, self._pieces, finished, {split: writer.tail for split, writer in writers}).write(
+            self._folder
+        )
+
+    def _new_writers(self) -> dict[str, ShardWriter]:
+        vocab_size = self._tokenizer.vocab_size
+        return {split: ShardWriter(self._folder, split, self._options.shard_tokens, vocab_size) for split in SPLITS}
+
+    def _by_position(self, shards: list[ShardEntry]) -> dict[str, list[ShardEntry]]:
+        """The shards of both splits when validation is the end of some, which are all there are."""
+        options = self._options
+        head, tail, kept = cut_off_the_end(
+            self._folder, shards, self._tokenizer, options.val_fraction, options.shard_tokens
+        )
+        with storage_errors(self._folder):
+            (self._folder / JOURNAL).unlink(missing_ok=True)  # from here on the shards are not what it says
+            for shard in shards[kept:]:
+                (self._folder / shard.file).unlink()
+            train = self._renamed([*shards[:kept], *head.finished], "train")
+            return {"train": train, "val": self._renamed(tail.finished, "val")}
+
+    def _renamed(self, shards: Sequence[ShardEntry], split: str) -> list[ShardEntry]:
+        entries = [replace(shard, file=f"{split}_{i:06d}.bin") for i, shard in enumerate(shards)]
+        for shard, entry in zip(shards, entries, strict=True):
+            (self._folder / shard.file).rename(self._folder / entry.file)
+        return entries
 
 
-def _encoded(parts: Iterable[_Part], tokenizer: Tokenizer) -> Iterator[tuple[str, bool, str, np.ndarray]]:
-    """Split, whether a document begins, text and its ids, for the pieces of all parts in order.
-
-    tiktoken lets other threads run while it encodes; each has one piece at a time, and a second one waiting.
-    """
-    pieces = ((part.split, i == 0, text) for part in parts for i, text in enumerate(_pieces(part)))
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        while batch := list(itertools.islice(pieces, 2 * workers)):
-            ids = pool.map(tokenizer.encode_to_numpy, [text for _, _, text in batch])
-            yield from ((split, begins, text, each) for (split, begins, text), each in zip(batch, ids, strict=True))
-
-
-def _pieces(part: _Part) -> Iterator[str]:
-    """The text of a part, in pieces that can be encoded by themselves."""
-    count = 0
-    for text in split_safely(read_text(part.survey.source, part.start, part.stop)):
-        count += len(text)
-        yield text
-    if count != part.stop - part.start:
-        raise DataError(f"{part.survey.source.label} changed while it was read; try again when nobody writes to it")
+def _key(
+    sources: Sequence[Source], validation: Sequence[Source], options: PrepareOptions, tokenizer: Tokenizer
+) -> str | None:
+    """A hash of everything that decides what is prepared; None where there are streams, which are gone when read."""
+    files = []
+    for source in (*validation, *sources):
+        if source.path is None or not source.path.exists():
+            return None
+        state = source.path.stat()
+        files.append([str(source.path.resolve()), source.name, source.format, state.st_size, state.st_mtime_ns])
+    settings = asdict(options) | {"skip_bad": None}  # which may be changed on the way
+    contents = json.dumps([VERSION, tokenizer.id, settings, len(validation), files])
+    return hashlib.sha256(contents.encode()).hexdigest()
 
 
-def _shard_entry(path: Path) -> ShardEntry:
-    return ShardEntry(path.name, len(read_shard(path)), sha256_of_file(path))
+def _install(folder: Path, out: Path) -> None:
+    """Give the folder its name. One that had it before goes only now that the new one is complete."""
+    old = out.parent / f".{out.name}.old.tmp"
+    with storage_errors(out):
+        shutil.rmtree(old, ignore_errors=True)
+        if is_prepared(out):
+            check_target(out)
+            out.rename(old)
+        publish_folder(folder, out)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _bar(title: str, total: int | None, unit: str, progress: bool) -> tqdm:
+def _bar(total: int | None, progress: bool) -> tqdm:
     """A progress bar with rate and time left; none where the output is no terminal."""
     return tqdm(
-        desc=title, total=total, unit=unit, unit_scale=True, leave=False, dynamic_ncols=True,
+        desc="encoding", total=total, unit="B", unit_scale=True, leave=False, dynamic_ncols=True,
         disable=None if progress else True,
     )  # fmt: skip

@@ -7,6 +7,8 @@ Source: `dev/data/data_common.py` and `llmc/dataloader.h` of github.com/karpathy
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from gpt2spec.data.manifest import ShardEntry
 from gpt2spec.errors import DataError, InputError
-from gpt2spec.files import atomic_write
+from gpt2spec.files import atomic_write, sha256_of_file, storage_errors
 
 MAGIC = 20240520
 VERSION = 1
@@ -46,6 +49,14 @@ class Tokens:
     def blocks(self) -> Iterator[np.ndarray]:
         """All tokens in order, as arrays of at most 2^20."""
         return (shard[i : i + _BLOCK] for shard in self.shards for i in range(0, len(shard), _BLOCK))
+
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """Tokens `start` to `stop`, counted through all shards: [stop - start]."""
+        parts = []
+        for shard in self.shards:
+            parts.append(shard[max(0, start) : max(0, stop)])
+            start, stop = start - len(shard), stop - len(shard)
+        return np.concatenate([np.empty(0, np.uint16), *(part for part in parts if len(part))])
 
 
 def header(count: int) -> bytes:
@@ -104,38 +115,123 @@ def read_shard(path: Path) -> np.ndarray:
 class ShardWriter:
     """Writes a stream of tokens as `train_000000.bin`, `train_000001.bin`, …
 
-    The files are not synced: this is for a folder that is synced and renamed as a whole.
+    Attributes:
+        finished: the shards that are complete.
+        tail: tokens in the file after them, of which the last ones may not be written yet.
+        counts: how often each token occurs in the finished shards: [V].
     """
 
-    def __init__(self, folder: Path, split: str, shard_tokens: int) -> None:
+    def __init__(self, folder: Path, split: str, shard_tokens: int, vocab_size: int) -> None:
         """Shards of `split` in `folder`, each but the last of exactly `shard_tokens` tokens."""
-        self.paths: list[Path] = []
+        self.finished: list[ShardEntry] = []
+        self.tail = 0
+        self.counts = np.zeros(vocab_size, np.int64)
         self._folder, self._split, self._shard_tokens = folder, split, shard_tokens
         self._file: BinaryIO | None = None
-        self._count = 0
+        self._waiting: list[np.ndarray] = []
+        self._count_waiting = 0
 
-    def write(self, tokens: Sequence[int] | np.ndarray) -> None:
+    def write(self, tokens: np.ndarray) -> None:
         """Append tokens [n], starting new shards where one is full."""
+        self._waiting.append(tokens)
+        self._count_waiting += len(tokens)
+        if self._count_waiting >= _BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand all tokens to the system."""
+        tokens = np.concatenate(self._waiting) if self._waiting else np.empty(0, np.uint16)
+        self._waiting, self._count_waiting = [], 0
         while len(tokens):
-            if self._file is None or self._count == self._shard_tokens:
-                self._file = self._begin()
-            part = tokens[: self._shard_tokens - self._count]
-            self._file.write(token_bytes(part))
-            self._count += len(part)
+            path = self._path()
+            with storage_errors(path):
+                if self._file is None:
+                    self._file = path.open("wb")
+                    self._file.write(header(self._shard_tokens))
+                part = tokens[: self._shard_tokens - self.tail]
+                self._file.write(token_bytes(part))
+                self._file.flush()
+            self.tail += len(part)
             tokens = tokens[len(part) :]
+            if self.tail == self._shard_tokens:
+                self._finish()
+
+    def sync(self) -> None:
+        """Make what was written durable: before a journal that relies on it."""
+        self.flush()
+        if self._file is not None:
+            with storage_errors(self._path()):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Finish the current shard: its header is written now that the number of tokens is known."""
+        """Finish the last shard."""
+        self.flush()
         if self._file is not None:
-            with self._file as file:
-                file.seek(0)
-                file.write(header(self._count))
+            self._finish()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
-    def _begin(self) -> BinaryIO:
-        self.close()
-        self._count = 0
-        self.paths.append(self._folder / f"{self._split}_{len(self.paths):06d}.bin")
-        file = self.paths[-1].open("wb")
-        file.write(header(0))
-        return file
+    def resume(self, finished: Sequence[ShardEntry], tail: int) -> bool:
+        """Go on after some shards and the first `tail` tokens of the next; False if they are not there undamaged."""
+        for entry in finished:
+            path = self._path()
+            if entry.file != path.name or not path.is_file():
+                return False
+            found, counts = survey_shard(path, len(self.counts))
+            if found != entry:
+                return False
+            self.finished.append(found)
+            self.counts += counts
+        if tail:
+            path = self._path()
+            if not path.is_file() or path.stat().st_size < HEADER_BYTES + 2 * tail:
+                return False
+            self._file = path.open("r+b")
+            self._file.truncate(HEADER_BYTES + 2 * tail)
+            self._file.seek(0, os.SEEK_END)
+            self.tail = tail
+        return True
+
+    def paths(self) -> list[Path]:
+        """The files of all shards, the unfinished one included."""
+        names = [shard.file for shard in self.finished]
+        return [*(self._folder / name for name in names), *([self._path()] if self.tail else [])]
+
+    def _path(self) -> Path:
+        return self._folder / f"{self._split}_{len(self.finished):06d}.bin"
+
+    def _finish(self) -> None:
+        """Complete the current shard: its header tells the number of tokens, which is known now."""
+        assert self._file is not None
+        path = self._path()
+        with storage_errors(path), self._file as file:
+            file.seek(0)
+            file.write(header(self.tail))
+            file.flush()
+            os.fsync(file.fileno())
+        self._file, self.tail = None, 0
+        entry, counts = survey_shard(path, len(self.counts))
+        self.finished.append(entry)
+        self.counts += counts
+
+
+def survey_shard(path: Path, vocab_size: int) -> tuple[ShardEntry, np.ndarray]:
+    """What a manifest says of a shard, and how often each token occurs in it: [V]."""
+    tokens = Tokens((read_shard(path),), vocab_size)
+    return ShardEntry(path.name, len(tokens), sha256_of_file(path)), count_tokens(tokens)
+
+
+def count_tokens(tokens: Tokens) -> np.ndarray:
+    """How often each token occurs: int64 [V]. An id outside the vocabulary is a `DataError`."""
+    counts = np.zeros(tokens.vocab_size, np.int64)
+    for block in tokens.blocks():
+        found = np.bincount(block, minlength=tokens.vocab_size)
+        if len(found) > tokens.vocab_size:
+            raise DataError(f"there is a token {len(found) - 1}, but ids run from 0 to {tokens.vocab_size - 1}")
+        counts += found
+    return counts

@@ -1,54 +1,131 @@
-"""Where text comes from: files, folders of files, and text already in memory.
+"""Where text comes from: files, folders, globs, standard input, and text already in memory.
 
-Text is read in pieces, so that a file may be larger than memory, and exactly as it is: no line ending or other
-character is changed.
+Everything is read once, in pieces, so that a file may be larger than memory, and exactly as it is: no line ending or
+other character is changed.
 """
 
 from __future__ import annotations
 
 import codecs
+import glob
 import hashlib
 import io
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from gpt2spec.errors import DataError
+from gpt2spec.data.compression import COMPRESSIONS, decompressed
+from gpt2spec.errors import ConfigError, DataError, nearest
 
 CHUNK_BYTES = 1 << 20
-NOT_PLAIN_TEXT = {".bin", ".gz", ".json", ".jsonl", ".parquet", ".zip", ".zst"}
+FORMATS = ("txt", "jsonl", "csv", "parquet")
+NOT_TEXT = {".bin", ".json", ".npy", ".pkl", ".zip"}
+READABLE = ".txt, .jsonl, .csv or .parquet, or the first three with .gz, .xz or .zst after that"
+STANDARD_INPUT = Path("-")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One document: its name, which goes into the manifest, and how to open its bytes."""
+    """A file or stream of text.
+
+    Attributes:
+        name: goes into the manifest.
+        label: the same for messages.
+        open: gives its bytes.
+        format: one of `FORMATS`.
+        compression: one of `COMPRESSIONS`, or an empty string.
+        path: of a file.
+        stream: whether it can be read only once.
+    """
 
     name: str
     label: str
     open: Callable[[], BinaryIO]
+    format: str = "txt"
+    compression: str = ""
+    path: Path | None = None
+    stream: bool = False
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What reading a source once tells: its size in bytes and in characters, and a hash of its bytes."""
+class Pass:
+    """One reading of a source. Its bytes, as they are on disk, are counted and hashed on the way.
 
-    source: Source
-    bytes: int
-    characters: int
-    sha256: str
-
-
-def find_sources(paths: Iterable[Path]) -> list[Source]:
-    """The documents at some paths: files as they are given, folders as all their `.txt` files, sorted by path.
-
-    Raises `DataError` for a path that does not exist, a file that is known not to be plain text, and a folder
-    without `.txt` files.
+    Attributes:
+        source: what is read.
+        bytes: how many have been read.
+        position: how far the reading is, in these bytes.
     """
-    sources = [source for path in paths for source in _sources_at(path)]
+
+    def __init__(self, source: Source) -> None:
+        """Nothing has been read."""
+        self.source, self.bytes, self.position = source, 0, 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes that have been read, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes of the source, decompressed; `DataError` where it cannot be read or is damaged."""
+        if self.source.compression:
+            return decompressed(self.stored(), self.source.compression, self.source.label)
+        return self.stored()
+
+    def stored(self) -> Iterator[bytes]:
+        """The bytes of the source as they are on disk; `DataError` where it cannot be read."""
+        with _reading(self.source), self.source.open() as file:
+            while data := file.read(CHUNK_BYTES):
+                self._digest.update(data)
+                self.bytes += len(data)
+                self.position = self.bytes
+                yield data
+
+    def text(self) -> Iterator[str]:
+        """The characters of the source; bytes that are not UTF-8 are a `DataError` with the offset of the first."""
+        decoder = codecs.getincrementaldecoder("utf-8")("strict")
+        position = 0
+        for data in _and_end(self.chunks()):
+            pending = len(decoder.getstate()[0])  # bytes of an unfinished character, before `data`
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                offset = position - pending + error.start
+                raise DataError(
+                    f"{self.source.label} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset "
+                    f"{offset} is wrong ({error.reason}); convert it, for example with iconv"
+                ) from None
+            position += len(data)
+            if text:
+                yield text
+
+
+def read_text(source: Source) -> Iterator[str]:
+    """The text of a source of format `txt`, in pieces of about a megabyte; errors as in `Pass.text`."""
+    return Pass(source).text()
+
+
+def find_sources(paths: Iterable[Path], form: str | None = None) -> list[Source]:
+    """The sources at some paths: files as they are given, folders as all that can be read in them, sorted by path.
+
+    A path that does not exist is a pattern if it has `*`, `?` or `[`; `-` is standard input.
+
+    Args:
+        paths: where to look.
+        form: one of `FORMATS`, whatever the names of the files say.
+
+    Raises:
+        DataError: for a path that does not exist, a file that is known not to be text, and a folder without text.
+        ConfigError: for an unknown format.
+    """
+    if form is not None and form not in FORMATS:
+        raise ConfigError(f"there is no format {form!r}{nearest(form, FORMATS)}; there are {', '.join(FORMATS)}")
+    sources = [source for path in paths for source in _sources_at(path, form)]
     if not sources:
-        raise DataError("no text was given: name a .txt file or a folder of .txt files")
+        raise DataError(f"no text was given: name files ({READABLE}) or folders of them")
     return sources
 
 
@@ -57,53 +134,56 @@ def text_source(name: str, text: str) -> Source:
     return Source(name, name, lambda: io.BytesIO(text.encode("utf-8")))
 
 
-def survey(source: Source, progress: Callable[[int], object] = lambda count: None) -> Survey:
-    """Read a source once, telling `progress` the number of bytes read; errors as in `read_text`."""
-    digest = hashlib.sha256()
-    size = characters = 0
-    for data, text in _read(source):
-        digest.update(data)
-        size += len(data)
-        characters += len(text)
-        progress(len(data))
-    return Survey(source, size, characters, digest.hexdigest())
+def has_text(folder: Path) -> bool:
+    """Whether there is a file in a folder, or in a folder in it, that `find_sources` would take."""
+    return any(_is_text(path) for path in folder.rglob("*"))
 
 
-def read_text(source: Source, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """Characters `start` to `stop` of a source, in pieces of about a megabyte.
+def _sources_at(path: Path, form: str | None) -> list[Source]:
+    if path == STANDARD_INPUT:
+        return [Source("standard input", "standard input", lambda: sys.stdin.buffer, form or "txt", stream=True)]
+    if path.is_dir():
+        # A dangling link is kept here, so that it is reported when it is opened.
+        found = sorted(p for p in path.rglob("*") if _is_text(p))
+        if not found:
+            raise DataError(f"the folder {path} has no text: no file in it is {READABLE}")
+        return [_file_source(p.relative_to(path).as_posix(), p, form) for p in found]
+    if not path.exists():
+        pattern = str(path)
+        names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else []  # noqa: PTH207 it may be absolute
+        matches = sorted(map(Path, names))
+        if not matches:
+            raise DataError(f"{path} does not exist: name a file ({READABLE}) or a folder of them")
+        return [source for match in matches for source in _sources_at(match, form)]
+    if not path.is_file() and not path.is_fifo():
+        raise DataError(f"{path} is neither a file nor a folder")
+    return [_file_source(path.name, path, form)]
 
-    Raises `DataError` for a source that cannot be read or is not UTF-8, naming the offset of the first wrong byte.
-    """
-    position = 0
-    for _, text in _read(source):
-        part = text[max(0, start - position) : None if stop is None else max(0, stop - position)]
-        position += len(text)
-        if part:
-            yield part
-        if stop is not None and position >= stop:
-            return
+
+def _file_source(name: str, path: Path, form: str | None) -> Source:
+    """A file, read as its name says: `x.jsonl.gz` is compressed JSON lines, an unknown suffix is plain text."""
+    *rest, last = ["", *(suffix.lower() for suffix in path.suffixes)]
+    compression = last if last in COMPRESSIONS else ""
+    inner = (rest or [""])[-1] if compression else last
+    if form is None and inner in NOT_TEXT:
+        raise DataError(f"{path} is not text: {inner} files cannot be read; give {READABLE}")
+    chosen = form or (inner[1:] if inner[1:] in FORMATS else "txt")
+    if chosen == "parquet" and (compression or not path.is_file()):
+        raise DataError(f"{path}: Parquet is read from plain files, not from compressed ones or streams")
+    file, fifo = (None, True) if path.is_fifo() else (path, False)
+    return Source(name, str(path), lambda: path.open("rb"), chosen, compression, file, fifo)
 
 
-def _read(source: Source) -> Iterator[tuple[bytes, str]]:
-    """The bytes of a source in pieces, and the characters that each piece completes."""
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    with _reading(source), source.open() as file:
-        position = 0
-        while True:
-            data = file.read(CHUNK_BYTES)
-            pending = len(decoder.getstate()[0])  # bytes of an unfinished character, before `data`
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                offset = position - pending + error.start
-                raise DataError(
-                    f"{source.label} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset {offset} "
-                    f"is wrong ({error.reason}); convert it, for example with iconv"
-                ) from None
-            if not data:
-                return
-            yield data, text
-            position += len(data)
+def _is_text(path: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
+    inner = suffixes[-2:-1] if compressed else suffixes[-1:]
+    return inner in ([f".{form}"] for form in FORMATS) and not path.is_dir()
+
+
+def _and_end(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    yield from chunks
+    yield b""
 
 
 @contextmanager
@@ -112,23 +192,3 @@ def _reading(source: Source) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"cannot read {source.label}: {error.strerror or error}") from error
-
-
-def _sources_at(path: Path) -> list[Source]:
-    if path.is_dir():
-        # A dangling link is kept here, so that it is reported when it is opened.
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".txt" and not p.is_dir())
-        if not found:
-            raise DataError(f"the folder {path} has no .txt files")
-        return [_file_source(p.relative_to(path).as_posix(), p) for p in found]
-    if not path.exists():
-        raise DataError(f"{path} does not exist: name a .txt file or a folder of .txt files")
-    if not path.is_file():
-        raise DataError(f"{path} is neither a file nor a folder; it cannot be read twice, as preparing needs to")
-    if path.suffix.lower() in NOT_PLAIN_TEXT:
-        raise DataError(f"{path} is not plain text: {path.suffix} files cannot be read; give .txt")
-    return [_file_source(path.name, path)]
-
-
-def _file_source(name: str, path: Path) -> Source:
-    return Source(name, str(path), lambda: path.open("rb"))

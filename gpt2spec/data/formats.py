@@ -1,0 +1,229 @@
+"""What is a document in each format: plain text, JSON lines, CSV and Parquet.
+
+Documents come as fragments, so that one may be larger than memory: each says whether a document begins with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpt2spec.data.sources import Pass
+from gpt2spec.errors import ConfigError, DataError
+
+Fragment = tuple[bool, str]
+"""Whether a document begins here, and some of its text."""
+
+LONGEST_ROW = 1 << 30
+"""Bytes of a row: one is held in memory whole."""
+_PARQUET_ROWS = 256
+
+
+@dataclass
+class BadRows:
+    """What is done about a row that is no document: a `DataError`, or, if such rows are to be skipped, a count.
+
+    Attributes:
+        skip: whether to skip.
+        count: rows that were skipped.
+        first: what was wrong with the first of them.
+    """
+
+    skip: bool
+    count: int = field(default=0, init=False)
+    first: str | None = field(default=None, init=False)
+
+    def add(self, where: str, reason: str) -> None:
+        """Note that the row at `where` is bad, and why."""
+        if not self.skip:
+            raise DataError(f"{where}: {reason}; correct it, or leave such rows out with --skip-bad")
+        self.count += 1
+        self.first = self.first or f"{where}: {reason}"
+
+
+def fragments(reading: Pass, name: str, split_on: str | None, bad: BadRows) -> Iterator[Fragment]:
+    """The documents of a source as fragments.
+
+    Args:
+        reading: the source.
+        name: the field or column that holds the text, where there are several.
+        split_on: what separates documents in plain text; None where each file is one.
+        bad: told of the rows that are no documents.
+    """
+    match reading.source.format:
+        case "jsonl":
+            return _json_lines(reading, name, bad)
+        case "csv":
+            return _csv_rows(reading, name, bad)
+        case "parquet":
+            return _parquet_rows(reading, name, bad)
+        case _:
+            return separated(reading.text(), split_on) if split_on else _one_document(reading.text())
+
+
+def _one_document(texts: Iterable[str]) -> Iterator[Fragment]:
+    begins = True
+    for text in texts:
+        yield begins, text
+        begins = False
+    if begins:
+        yield True, ""
+
+
+def separated(texts: Iterable[str], separator: str) -> Iterator[Fragment]:
+    """The documents between the separators of a text that comes in pieces, of any size."""
+    begins, held = True, ""
+    for text in texts:
+        *whole, last = (held + text).split(separator)
+        for part in whole:
+            yield begins, part
+            begins = True
+        cut = max(0, len(last) - len(separator) + 1)  # after it a separator may have begun
+        if cut:
+            yield begins, last[:cut]
+            begins = False
+        held = last[cut:]
+    if held:
+        yield begins, held
+
+
+def _json_lines(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
+    for number, line in enumerate(_lines(reading), start=1):
+        if line.isspace():
+            continue
+        text, reason = _text_of_json(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, name)
+        if reason:
+            bad.add(f"{reading.source.label}, line {number}", reason)
+        else:
+            yield True, text
+
+
+def _text_of_json(line: bytes, name: str) -> tuple[str, str]:
+    """The text in a line, or else what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return "", f"not UTF-8: the byte 0x{line[error.start]:02x} at offset {error.start} of the line is wrong"
+    except RecursionError:
+        return "", "not JSON that can be read: it is nested too deeply"
+    except json.JSONDecodeError as error:
+        return "", f"not JSON ({error.msg} at column {error.colno})"
+    except ValueError as error:  # a number of too many digits
+        return "", f"not JSON that can be read ({error})"
+    if not isinstance(row, dict):
+        return "", f"a JSON object was expected, not {_excerpt(row)}"
+    if name not in row:
+        return "", f"it has no field {name!r}; it has {_names(row)} (choose with --field)"
+    return _text(row[name], name)
+
+
+def _text(value: Any, name: str) -> tuple[str, str]:
+    """A value as text, or what is wrong with it. A null is an empty document."""
+    if value is None:
+        return "", ""
+    if not isinstance(value, str):
+        return "", f"the field {name!r} is no text but {_excerpt(value)}"
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return "", f"the text has the lone surrogate U+{ord(value[error.start]):04X}, which is no character"
+    return value, ""
+
+
+def _csv_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
+    csv.field_size_limit(LONGEST_ROW)
+    # A wrong byte becomes a surrogate, so that it is noticed in its row and rows keep their quotes.
+    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(reading))
+    rows = csv.reader(lines, strict=True)
+    label, header = reading.source.label, None
+    while True:
+        first = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise DataError(f"{label}, line {first}: not CSV ({error})") from None
+            bad.add(f"{label}, line {first}", f"not CSV ({error})")
+            continue
+        if header is None:
+            header = [row[0].removeprefix("\ufeff"), *row[1:]] if row else row
+            column = _column(header, name, label)
+        elif row and len(row) != len(header):
+            bad.add(f"{label}, line {first}", f"it has {len(row)} columns, the header {len(header)}")
+        elif row:
+            text, reason = _text(row[column], name)
+            if reason:
+                bad.add(f"{label}, line {first}", reason.replace("the lone surrogate U+DC", "the wrong byte 0x"))
+            else:
+                yield True, text
+
+
+def _parquet_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError(
+            "reading .parquet files needs the package pyarrow: pip install 'gpt2spec[parquet]', or convert the files "
+            "to .jsonl"
+        ) from None
+    assert reading.source.path is not None
+    label, number = reading.source.label, 0
+    for _ in reading.stored():
+        pass  # hashes it; Parquet is not read from front to back
+    try:
+        with parquet.ParquetFile(reading.source.path, page_checksum_verification=True) as file:
+            _column([each.name for each in file.schema_arrow], name, label)
+            kind = file.schema_arrow.field(name).type
+            if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_null(kind)):
+                raise DataError(f"the column {name!r} of {label} is no text but {kind} (choose with --field)")
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=[name], use_threads=False):
+                batch.validate(full=True)
+                number += len(batch)
+                reading.position = reading.bytes * number // file.metadata.num_rows
+                yield from ((True, text or "") for text in batch.column(0).to_pylist())
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {label} as Parquet: {error}") from None
+
+
+def _column(header: list[str], name: str, label: str) -> int:
+    """Where a column stands; one that is missing is a `DataError` with those that are there."""
+    if name not in header:
+        raise DataError(f"{label} has no column {name!r}; it has {_names(header)} (choose with --field)")
+    return header.index(name)
+
+
+def _lines(reading: Pass) -> Iterator[bytes]:
+    """The lines of a source with their line feeds; the last one may have none."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in reading.chunks():
+        *whole, last = chunk.split(b"\n")
+        for part in whole:
+            yield b"".join([*held, part, b"\n"])
+            held.clear()
+            size = 0
+        held.append(last)
+        size += len(last)
+        if size > LONGEST_ROW:
+            raise DataError(
+                f"{reading.source.label} has a line of more than {LONGEST_ROW} bytes; rows are held in memory, so give "
+                "such a text as a .txt file"
+            )
+    if size:
+        yield b"".join(held)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names)) or "none"
+
+
+def _excerpt(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 40 else f"{text[:40]}…"

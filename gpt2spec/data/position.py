@@ -1,0 +1,156 @@
+"""Validation by position: the end of a text that is encoded already is cut off.
+
+The tokens themselves tell where lines end and how many characters there are, so nothing is read a second time; only
+the tokens beside the cut are made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2spec.data.manifest import ShardEntry
+from gpt2spec.data.shards import ShardWriter, Tokens, read_shard
+from gpt2spec.tokenizer import Tokenizer
+
+_WINDOW = 1 << 14
+
+
+class Cut(NamedTuple):
+    """Tokens `start` to `stop` make way for those of `before`, which end training, and `after`, which begin the other.
+
+    Where the cut is between two documents, all of that is empty.
+    """
+
+    start: int
+    stop: int
+    before: str
+    after: str
+
+
+def cut_off_the_end(
+    folder: Path, shards: list[ShardEntry], tokenizer: Tokenizer, val_fraction: float, shard_tokens: int
+) -> tuple[ShardWriter, ShardWriter, int]:
+    """Write what becomes of some shards when validation is their end, beside them, as `head_…` and `tail_…`.
+
+    Returns:
+        The writer of the shards that end training, that of the validation split, and the number of shards that stay
+        as they are before the former.
+    """
+    tokens = Tokens(tuple(read_shard(folder / shard.file) for shard in shards), tokenizer.vocab_size)
+    cut = find_cut(tokens, tokenizer, val_fraction)
+    head, tail = (ShardWriter(folder, name, shard_tokens, tokenizer.vocab_size) for name in ("head", "tail"))
+    kept = cut.start // shard_tokens
+    for block in blocks_between(tokens, kept * shard_tokens, cut.start):
+        head.write(block)
+    head.write(tokenizer.encode_to_numpy(cut.before).astype(np.uint16))
+    if cut.after:
+        tail.write(np.array([tokenizer.end_of_text], np.uint16))
+        tail.write(tokenizer.encode_to_numpy(cut.after).astype(np.uint16))
+    for block in blocks_between(tokens, cut.stop, len(tokens)):
+        tail.write(block)
+    head.close()
+    tail.close()
+    return head, tail, kept
+
+
+def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float) -> Cut:
+    """Where the validation split begins.
+
+    That is after the last line break at or before the first `1 - val_fraction` of all characters; in a document
+    without one, at its start, or if it is the first, after the last space before or else exactly there.
+    """
+    table = _Table(tokenizer)
+    table = _Table(tokenizer)
+    target = round((1 - val_fraction) * _characters(tokens, table, len(tokens)))
+    if target == 0:
+        return Cut(0, 0, "", "")
+    at = _token_of_character(tokens, table, target)
+    if at == len(tokens):
+        return Cut(at, at, "", "")
+    stop = table.boundary_after(tokens, at)
+    after_target = _characters(tokens, table, stop) - target
+    windows = list(_windows_before(tokens, table, stop))
+    first_document = windows[-1].start <= 1
+    for separator in "\n " if first_document else "\n":
+        for window in windows:
+            text = tokenizer.decode(tokens.between(window.start, window.stop).tolist())
+            found = text.rfind(separator, 0, len(text) - after_target * (window.stop == stop))
+            if found >= 0:
+                return Cut(window.start, window.stop, text[: found + 1], text[found + 1 :])
+    if not first_document:
+        mark = windows[-1].start - 1
+        return Cut(mark, mark, "", "")
+    text = tokenizer.decode(tokens.between(windows[0].start, stop).tolist())
+    return Cut(windows[0].start, stop, text[:-after_target], text[-after_target:])
+
+
+def blocks_between(tokens: Tokens, start: int, stop: int) -> Iterator[np.ndarray]:
+    """Tokens `start` to `stop`, as arrays of at most 2^20."""
+    return (tokens.between(i, min(stop, i + (1 << 20))) for i in range(start, stop, 1 << 20))
+
+
+class _Table:
+    """What is to be known of every token id [V]."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        each = tokenizer.decode_each(range(tokenizer.vocab_size))
+        each[tokenizer.end_of_text] = b""
+        self.end_of_text = tokenizer.end_of_text
+        self.characters = np.array([sum(byte & 0xC0 != 0x80 for byte in data) for data in each])
+        self._space_first = np.array([data[:1].isspace() for data in each])
+        self._visible_last = np.array([data[-1:].isascii() and data[-1:].strip() != b"" for data in each])
+
+    def boundary_after(self, tokens: Tokens, at: int) -> int:
+        """The first place after token `at` where its document ends or can be cut (see `tokenizer.pieces`)."""
+        for start in range(at, len(tokens), _WINDOW):
+            ids = tokens.between(start, min(len(tokens), start + _WINDOW + 1))
+            places = np.flatnonzero((ids[1:] == self.end_of_text) | self._can_be_cut(ids))
+            if len(places):
+                return start + 1 + int(places[0])
+        return len(tokens)
+
+    def window_before(self, tokens: Tokens, stop: int) -> tuple[range, bool]:
+        """Tokens that end at `stop` and begin where their document does or can be cut; and whether it does."""
+        start = stop
+        while True:
+            start = max(0, start - _WINDOW)
+            ids = tokens.between(start, stop)
+            marks = np.flatnonzero(ids == self.end_of_text)
+            if len(marks):
+                return range(start + int(marks[-1]) + 1, stop), True
+            places = np.flatnonzero(self._can_be_cut(ids))
+            if start == 0 or len(places):
+                return range(start + 1 + int(places[0]) if start else 0, stop), start == 0
+
+    def _can_be_cut(self, ids: np.ndarray) -> np.ndarray:
+        """For every token but the first [n - 1], whether a text can be cut before it."""
+        return self._visible_last[ids[:-1]] & self._space_first[ids[1:]]
+
+
+def _windows_before(tokens: Tokens, table: _Table, stop: int) -> Iterator[range]:
+    """The tokens before `stop` of its document, from the last ones to the first."""
+    first = False
+    while not first:
+        window, first = table.window_before(tokens, stop)
+        yield window
+        stop = window.start
+
+
+def _characters(tokens: Tokens, table: _Table, stop: int) -> int:
+    """Characters in the first `stop` tokens."""
+    return sum(int(table.characters[block].sum()) for block in blocks_between(tokens, 0, stop))
+
+
+def _token_of_character(tokens: Tokens, table: _Table, number: int) -> int:
+    """The token in which the character with some number, from 0, begins; the number of tokens if there is none."""
+    before = start = 0
+    for block in tokens.blocks():
+        ends = before + np.cumsum(table.characters[block])
+        if len(ends) and ends[-1] > number:
+            return start + int(np.searchsorted(ends, number, side="right"))
+        before, start = int(ends[-1]), start + len(block)
+    return start

@@ -1,0 +1,108 @@
+"""Token files of other programs, used as they are: nanoGPT's and llm.c's.
+
+nanoGPT writes `train.bin` and `val.bin`, bare uint16. llm.c writes files with a header (see `shards`) named like
+`fineweb_train_000001.bin` and `fineweb_val_000000.bin`. Neither says which tokenizer made them, nor has a checksum.
+nanoGPT's `meta.pkl`, which can, is a pickle, and reading one runs what is in it: it is never read.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2spec.data.shards import MAGIC, Tokens, read_shard
+from gpt2spec.errors import DataError
+
+META = "meta.pkl"
+_ENDS = 1 << 20
+
+
+class TokenFiles(NamedTuple):
+    """The files of both splits, in order."""
+
+    train: list[Path]
+    val: list[Path]
+
+
+class Vocabulary(NamedTuple):
+    """Whose ids the tokens are: a `Tokenizer.id`, or "unknown"; and one more than the highest."""
+
+    tokenizer_id: str
+    size: int
+
+
+def find_token_files(source: Path) -> TokenFiles | None:
+    """The token files that `source` names, or None where it is something else.
+
+    `source` is a folder, a file, or a pattern of files. Those with `val` in their names are for validation; where
+    there is none, it is looked for beside those with `train`.
+    """
+    if source.is_dir():
+        found = [source / name for name in ("train.bin", "val.bin") if (source / name).is_file()]
+        found = found or sorted([*source.glob("*_train*.bin"), *source.glob("*_val*.bin")])
+    elif source.suffix == ".bin":
+        names = glob.glob(str(source))  # noqa: PTH207 it may be absolute
+        found = [source] if source.is_file() else sorted(map(Path, names))
+    else:
+        return None
+    if not found:
+        return None
+    val = [path for path in found if "val" in path.name]
+    train = [path for path in found if path not in val]
+    if wrong := [path for path in train if "train" not in path.name]:
+        raise DataError(f"the name of {wrong[0]} says neither train nor val; rename it, as in my_train_000000.bin")
+    if not train:
+        raise DataError(f"{source} has tokens for validation only: {val[0].name}; name those for training")
+    if not val:
+        val = sorted({match for path in train for match in _beside(path)})
+    return TokenFiles(train, val)
+
+
+def read_token_files(paths: Sequence[Path], vocabulary: Vocabulary) -> Tokens:
+    """The tokens of some files. One that is damaged, as far as can be told, is a `DataError`."""
+    return Tokens(tuple(map(_read, paths)), vocabulary.size)
+
+
+def fingerprint(files: TokenFiles, vocabulary: Vocabulary, whole: bool) -> str:
+    """A hash of the files: of all bytes, or of their sizes and of the megabytes at either end."""
+    digest = hashlib.sha256(repr(vocabulary).encode())
+    for path in (*files.train, *files.val):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            if whole:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+            else:
+                digest.update(file.read(_ENDS))
+                file.seek(max(0, size - _ENDS))
+                digest.update(file.read(_ENDS))
+    return digest.hexdigest()
+
+
+def _beside(path: Path) -> list[Path]:
+    """The validation files that go with a file for training: those of the same name but for the number."""
+    before, _, _ = path.name.rpartition("train")
+    return [other for other in path.parent.glob(f"{glob.escape(before)}val*.bin") if other.is_file()]
+
+
+def _read(path: Path) -> np.ndarray:
+    """The tokens of a file, by llm.c's header, or bare if it has one of nanoGPT's two names and no such header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    header = np.frombuffer(start, "<i4") if len(start) == 12 else np.zeros(3, "<i4")
+    # Only one damaged byte away from a header is no nanoGPT file either.
+    has_header = bool((header[:2] == [MAGIC, 1]).any()) or int(header[2]) * 2 + 1024 == size
+    if path.name not in ("train.bin", "val.bin") or has_header:
+        return read_shard(path)
+    if size % 2:
+        raise DataError(f"{path} is damaged: bare uint16 tokens take an even number of bytes, but it has {size}")
+    return np.asarray(np.memmap(path, "<u2", mode="r")) if size else np.empty(0, "<u2")
