@@ -1,5 +1,6 @@
 """What the tests share: hypothesis without deadlines, small models, and the conformance suite's weight sets."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from hypothesis import settings
 from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
 from gpt2spec.parameters import HostParams, initial_parameters
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the cores among the processes of `pytest -n`, whose threads would otherwise wait for each other."""
+    if workers := getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 
 settings.register_profile("gpt2spec", deadline=None)
 settings.load_profile("gpt2spec")

@@ -19,7 +19,7 @@ DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
 INSTALL_AND_RUN = "pip install -c constraints.txt -e . && gpt2spec train"
-INSTALL_AND_TEST = 'pip install -c constraints.txt -e ".[all,test]" && pytest'
+INSTALL_AND_TEST = 'pip install -c constraints.txt -e ".[all,test]" && pytest -n 2 --dist loadfile'
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -52,7 +52,7 @@ def environment(folder: Path) -> dict[str, str]:
 def test_the_two_commands_are_those_that_are_tested() -> None:
     lines = list(commands(README))
     assert lines[:2] == [INSTALL_AND_RUN, INSTALL_AND_TEST]
-    install = INSTALL_AND_TEST.removesuffix(" && pytest").removeprefix("pip install ")
+    install = INSTALL_AND_TEST.removesuffix(" && pytest -n 2 --dist loadfile").removeprefix("pip install ")
     assert install in (ROOT / ".ci" / "run").read_text()
     assert install in (ROOT / "CONTRIBUTING.md").read_text()
 
