@@ -1,4 +1,4 @@
-"""Rewrite BENCHMARKS.md from the JSON files of benchmark runs: see `test_train_step.py`, `test_decode.py`.
+"""Rewrite BENCHMARKS.md from the JSON files of benchmark runs: see `test_train_step.py`, `test_decode.py`, `test_machine.py`.
 
 Where several files have the same case, the last one counts.
 """
@@ -9,6 +9,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from contestants import MODELS
+
+from gpt2spec.costs import forward_flops_per_token
+from gpt2spec.parameters import count_parameters
 
 TARGET = Path(__file__).parent.parent / "BENCHMARKS.md"
 HEAD = """# Benchmarks
@@ -30,7 +35,9 @@ hand in the framework, idiomatic and compiled ([`benchmarks/`](benchmarks)): PyT
 `torch.compile` of the model and autocast for bfloat16; JAX with `lax.scan`, one jitted step and donated state; tinygrad
 with its `nn` layers and one TinyJit. NumPy is measured against eager PyTorch. The two take turns; the ratio is
 the median over the pairs, below 1 where gpt2spec is faster. "First" is the time from arrays to the end of the first
-step with cold caches, mostly compiling; "peak" the most memory of a process that does only this.
+step with cold caches, mostly compiling; "peak" the most memory of a process that does only this. "Times floor" is
+the step beside what the machine needs at least: the arithmetic at the speed of a large matrix product, and AdamW's
+16 bytes a parameter at that of reading memory.
 """
 
 
@@ -51,17 +58,34 @@ def main(paths: list[str]) -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "jax", "tinygrad"))
     machine = f"{cpu.get('brand_raw', platform.processor())}, {cpu.get('count', '?')} cores"
     when = runs[-1]["datetime"][:10]
-    lines = [HEAD, f"{machine}, {when}; Python {platform.python_version()}, {packages}.", "", TRAINING]
-    lines += training_table([case for case in cases.values() if "ratio" in case])
+    limits = next((case["machine"] for case in cases.values() if "machine" in case), None)
+    if limits is None:
+        sys.exit("test_machine.py is in none of these runs")
+    rates = ", ".join(f"{rate:.0f} GFLOP/s in {dtype}" for dtype, rate in limits["gflops"].items())
+    lines = [
+        f"{HEAD}\n{machine}, {when}; Python {platform.python_version()}, {packages}.",
+        f"The most it does (`benchmarks/test_machine.py`): {rates}, {limits['gigabytes']:.1f} GB/s read.\n",
+        TRAINING,
+        *training_table([case for case in cases.values() if "ratio" in case], limits),
+    ]
     decoding = [case for case in cases.values() if "decoding" in case]
     lines += [DECODING, *decoding_table(decoding)] if decoding else []
     TARGET.write_text("\n".join(lines) + "\n")
 
 
-def training_table(cases: list[dict[str, Any]]) -> list[str]:
+def floor(case: dict[str, Any], limits: dict[str, Any]) -> float:
+    """Seconds that a training step takes at least."""
+    config = MODELS["gpt2, 2 layers" if case["framework"] == "tinygrad" else "gpt2"]
+    flops = 3 * forward_flops_per_token(config, case["positions"]) * case["rows"] * case["positions"]
+    arithmetic = flops / (limits["gflops"][case["options"]["dtype"]] * 1e9)
+    return arithmetic + 16 * count_parameters(config) / (limits["gigabytes"] * 1e9)
+
+
+def training_table(cases: list[dict[str, Any]], limits: dict[str, Any]) -> list[str]:
     lines = [
-        "| framework | batch | dtype | mode | step s | by hand | **ratio** | first s | by hand | peak GB | by hand |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| framework | batch | dtype | mode | step s | by hand | **ratio** | times floor "
+        "| first s | by hand | peak GB | by hand |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
         compiled = case["options"].get("compile", case["framework"] != "numpy")
@@ -70,7 +94,9 @@ def training_table(cases: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {framework} | {case['rows']} x {case['positions']} | {case['options']['dtype']} "
             f"| {'compiled' if compiled else 'eager'} | {case['seconds']['gpt2spec']:.2f} "
-            f"| {case['seconds']['hand']:.2f} | **{case['ratio']:.2f}** | {' | '.join(figures)} |"
+            f"| {case['seconds']['hand']:.2f} | **{case['ratio']:.2f}** "
+            f"| {case['seconds']['gpt2spec'] / floor(case, limits):.2f} "
+            f"| {' | '.join(figures)} |"
         )
     return lines
 
