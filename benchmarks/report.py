@@ -1,4 +1,4 @@
-"""Rewrite BENCHMARKS.md from the JSON files of benchmark runs: see `test_train_step.py`, `test_decode.py`, `test_machine.py`.
+"""Rewrite BENCHMARKS.md from the JSON files of benchmark runs.
 
 Where several files have the same case, the last one counts.
 """
