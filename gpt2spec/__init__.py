@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt2spec.api import GenerateOptions, Generator, generate, logits, loss_and_gradients, stream
+    from gpt2spec.checkpoints.opening import load_checkpoint
     from gpt2spec.config import GPT2Config, preset
     from gpt2spec.errors import GPT2SpecError
     from gpt2spec.parameters import initial_parameters
@@ -25,6 +26,7 @@ __all__ = [
     "generate",
     "initial_parameters",
     "load_backend",
+    "load_checkpoint",
     "logits",
     "loss_and_gradients",
     "preset",
@@ -39,6 +41,7 @@ _HOMES = {
     "generate": "gpt2spec.api",
     "initial_parameters": "gpt2spec.parameters",
     "load_backend": "gpt2spec.plugins",
+    "load_checkpoint": "gpt2spec.checkpoints.opening",
     "logits": "gpt2spec.api",
     "loss_and_gradients": "gpt2spec.api",
     "preset": "gpt2spec.config",

@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LONG_RUNS = (ROOT / "docs" / "long-runs.md").read_text(encoding="utf-8")
 DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+CHECKPOINTS = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
 INSTALL_AND_RUN = "pip install -c constraints.txt -e . && gpt2spec train"
 INSTALL_AND_TEST = 'pip install -c constraints.txt -e ".[all,test]" && pytest -n 2 --dist loadfile'
@@ -115,6 +116,17 @@ def test_the_page_on_generating_works(
 def test_the_pages_on_training_work(folder: Path, environment: dict[str, str], page: str) -> None:
     for line in commands(page):
         run_line(line, folder, environment)
+
+
+def test_the_page_on_checkpoints_works(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in commands(CHECKPOINTS):
+        run_line(line, tmp_path, environment)
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(CHECKPOINTS, "python")
+    exec(example, {})
+    assert capsys.readouterr().out == "2 (257, 32)\n"
 
 
 def test_links_lead_somewhere() -> None:

@@ -15,7 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
+from gpt2spec.checkpoints.convert import convert
+from gpt2spec.checkpoints.native import (
+    TrainingState,
+    checkpoint_folder,
+    checkpoint_steps,
+    load_model,
+    load_training,
+    save_checkpoint,
+)
+from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.config import GPT2Config
+from gpt2spec.parameters import initial_parameters
 
 TEXT = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, "
@@ -336,6 +347,44 @@ def test_a_vocabulary_follows_the_data(command: Any, corpus: Path, tmp_path: Pat
     command("--steps", 1, "--tokenizer", "gpt2", "--out", tmp_path / "run")
     config, params = load_model(checkpoint_folder(tmp_path / "run", 1))
     assert config.vocab_size == 50257 == len(params["wte.weight"])
+
+
+FINE_TUNING = ["--batch-size", "2", "--context", "16", "--sample-tokens", "0", "--steps", "2"]
+
+
+def test_a_run_begins_with_the_weights_of_any_checkpoint(command: Any, tmp_path: Path) -> None:
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=32, n_ctx=64, vocab_size=257, dropout=0.0)
+    params = initial_parameters(config, seed=5)
+    params["ln_f.bias"] += 0.25
+    run = save_checkpoint(tmp_path / "first", config, params, TrainingState(params, params, {"step": 1}))
+    convert(open_checkpoint(run), tmp_path / "gpt2.bin", "llmc")
+    for name, source in (("a", tmp_path / "first"), ("b", tmp_path / "gpt2.bin")):
+        command("--init-from", source, *FINE_TUNING, "--lr", "1e-30", "--out", tmp_path / name, small=False)
+    for name in ("a", "b"):
+        found, loaded = load_model(checkpoint_folder(tmp_path / name, 2))
+        assert found == config
+        assert all(np.abs(loaded[each] - params[each]).max() < 1e-25 for each in params)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    first = metrics(tmp_path / "a")[0]
+    command("--init-from", tmp_path / "first", *FINE_TUNING, "--steps", "4", "--out", tmp_path / "c", small=False)
+    assert metrics(tmp_path / "c")[0]["loss"] == first["loss"]
+    command("--out", tmp_path / "c", "--resume", "--steps", "5", small=False, data=False)
+
+
+def test_what_does_not_go_with_given_weights_is_refused(command: Any, tmp_path: Path) -> None:
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=32, n_ctx=64, vocab_size=257)
+    params = initial_parameters(config, seed=5)
+    state = TrainingState(params, params, {"step": 1, "tokenizer": "gpt2-0123456789abcdef"})
+    save_checkpoint(tmp_path / "first", config, params, state)
+    for arguments, message in (
+        (["--set", "model.n_layer=2"], "model.n_layer is 2, but 1 in"),
+        (["--preset", "test"], "--init-from brings its own model: leave out --preset"),
+        ([], "in gpt2-0123456789abcdef"),
+    ):
+        ran = command("--init-from", tmp_path / "first", *FINE_TUNING, *arguments, check=False, small=False)
+        assert ran.returncode == 2 and message in ran.stderr, ran.stderr
+    ran = command("--init-from", tmp_path / "absent", *FINE_TUNING, check=False, small=False)
+    assert ran.returncode == 2 and "there is no run directory or checkpoint" in ran.stderr
 
 
 def test_generate_reads_a_run(command: Any, environment: dict[str, str], tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gpt2spec.checkpoints.reader import config_with
+from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.config import BYTE_VOCAB_SIZE, VOCAB_SIZE, GPT2Config
-from gpt2spec.errors import CheckpointError, ConfigError
+from gpt2spec.errors import CheckpointError
 
 # our field -> the names transformers uses for it
 _NAMES = {
@@ -31,39 +33,56 @@ _FIXED = {
     "tie_word_embeddings": True,
     "n_inner": None,
 }
+# what must be absent or nothing
+_ABSENT = ("is_encoder_decoder", "pruned_heads", "quantization_config")
+_ABSENT_RATE = 0.1
+"""The attention dropout of a file without one: transformers' default, not ours."""
 
 
 def config_to_json(config: GPT2Config, dtype: str = "float32") -> dict[str, Any]:
     """The contents of `config.json`, for weights stored in `dtype`."""
     fields = {theirs: getattr(config, ours) for ours, names in _NAMES.items() for theirs in names}
-    end_of_text = config.vocab_size - 1 if config.vocab_size in (VOCAB_SIZE, BYTE_VOCAB_SIZE) else None
     return {
         "architectures": ["GPT2LMHeadModel"],
         **_FIXED,
         **fields,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **special_tokens(config),
         "dtype": dtype,
     }
 
 
+def special_tokens(config: GPT2Config) -> dict[str, int | None]:
+    """The ids with which texts begin and end, in transformers' words: `<|endoftext|>`, where we know the vocabulary."""
+    end_of_text = config.vocab_size - 1 if config.vocab_size in (VOCAB_SIZE, BYTE_VOCAB_SIZE) else None
+    return {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+
+
 def config_from_json(path: Path) -> GPT2Config:
     """The configuration in a `config.json`; `CheckpointError` if it describes anything but a GPT-2."""
-    try:
+    with read_errors(path):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    for name, expected in _FIXED.items():
-        if found.get(name, expected) != expected:
-            raise CheckpointError(f"{path} is not GPT-2's: {name} is {found[name]!r}, GPT-2 has {expected!r}")
-    values: dict[str, Any] = {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is no configuration: a JSON object is expected")
+    check_is_gpt2(path, found)
+    values: dict[str, Any] = {"attn_dropout": _ABSENT_RATE}
     for ours, names in _NAMES.items():
-        given = {found[name] for name in names if name in found}
-        if len(given) > 1:
-            raise CheckpointError(f"{path} gives {' and '.join(names)} different values: {sorted(given)}")
+        given = [found[name] for name in names if name in found]
+        if any(value != given[0] for value in given):
+            raise CheckpointError(f"{path} gives {' and '.join(names)} different values: {given}")
         if given:
-            values[ours] = given.pop()
-    try:
-        return GPT2Config(**values)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+            values[ours] = given[0]
+    return config_with(path, values)
+
+
+def check_is_gpt2(path: Path, found: dict[str, Any]) -> None:
+    """Raise a `CheckpointError` that names the first setting GPT-2 does not have."""
+    fixed: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in _FIXED.items()}
+    if isinstance(found.get("n_embd"), int):
+        fixed["n_inner"] += (4 * found["n_embd"],)  # what None stands for
+    for name, allowed in fixed.items():
+        if found.get(name, allowed[0]) not in allowed:
+            expected = " or ".join(map(repr, allowed))
+            raise CheckpointError(f"{path} is not GPT-2's: {name} is {found[name]!r}, GPT-2 has {expected}")
+    for name in _ABSENT:
+        if found.get(name):
+            raise CheckpointError(f"{path} is not GPT-2's: {name} is {str(found[name])[:80]!r}, GPT-2 has none")

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
+from gpt2spec.checkpoints.reader import CheckpointReader, entry_of, fitting
+from gpt2spec.checkpoints.safetensors_file import open_safetensors
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, InputError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
@@ -106,11 +108,24 @@ def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPT
             raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")
 
 
-def load_model(folder: Path) -> tuple[GPT2Config, HostParams]:
-    """The configuration and weights of a checkpoint folder, verified; the rest of it is not read."""
+def open_native(folder: Path) -> CheckpointReader:
+    """A checkpoint folder, its files of the model verified; the weights are not read yet."""
     verify_checkpoint(folder, (MODEL, CONFIG))
     config = config_from_json(folder / CONFIG)
-    return config, _fitting(config, _read(folder / MODEL, load_file), folder / MODEL)
+    stored = open_safetensors(folder / MODEL).tensors
+    entries = fitting(folder / MODEL, config, {name: entry_of(name, array) for name, array in stored.items()})
+    return CheckpointReader(folder, "gpt2spec", config, entries, load_progress(folder).get("tokenizer"))
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder is one of our checkpoints, whole or damaged."""
+    return any((folder / name).is_file() for name in (SUMS, STATE, OPTIMIZER))
+
+
+def load_model(folder: Path) -> tuple[GPT2Config, HostParams]:
+    """The configuration and weights of a checkpoint folder, verified; the moments are not read."""
+    reader = open_native(folder)
+    return reader.config, reader.params()
 
 
 def load_progress(folder: Path) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
-from gpt2spec.errors import CheckpointError, ConfigError, DataError
+from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
+from gpt2spec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from gpt2spec.config import GPT2Config
     from gpt2spec.decoding.options import GenerateOptions
-    from gpt2spec.parameters import HostParams
-    from gpt2spec.tokenizer import Tokenizer
 
 NAME = "generate"
 HELP = "continue a prompt with a trained model"
@@ -32,8 +31,7 @@ class Prompt(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments. Those left out are as in `GenerateOptions`, but for the temperature."""
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="run directory or checkpoint")
-    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
+    add_checkpoint_arguments(parser, required=True)
 
     prompts = parser.add_argument_group("prompts", "Without any, a new text is begun.")
     source = prompts.add_mutually_exclusive_group()
@@ -96,17 +94,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Continue the prompts. What is wrong with settings and prompts is told before anything is computed."""
-    from gpt2spec.checkpoints.native import find_checkpoint
-
     options = options_of(args)
     prompts = [] if args.interactive else prompts_of(args)
-    checkpoint = find_checkpoint(args.checkpoint, args.step)
+    checkpoint = opened(args.checkpoint, args.step)
     backend = backend_from(args)
-    config, params, tokenizer = load(checkpoint, args.checkpoint)
 
+    from gpt2spec.checkpoints.opening import tokenizer_of
     from gpt2spec.cli.generate_output import show
     from gpt2spec.decoding.generator import Generator, check_prompts
 
+    tokenizer, config, params = tokenizer_of(checkpoint), checkpoint.config, checkpoint.params()
     if not args.ignore_end_of_text:
         options = dataclasses.replace(options, stop_tokens=(*options.stop_tokens, tokenizer.end_of_text))
     if args.interactive:
@@ -166,17 +163,3 @@ def prompts_in(file: Path) -> Iterator[Prompt]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield Prompt(f"line {number} of {label}", line.removesuffix("\r"))
-
-
-def load(checkpoint: Path, run: Path) -> tuple["GPT2Config", "HostParams", "Tokenizer"]:
-    """Model and tokenizer of a checkpoint; where it is damaged, the `CheckpointError` offers the one before."""
-    from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_progress
-    from gpt2spec.tokenizer import tokenizer_with_id
-
-    try:
-        return *load_model(checkpoint), tokenizer_with_id(load_progress(checkpoint).get("tokenizer", "unknown"))
-    except CheckpointError as error:
-        earlier = [step for step in checkpoint_steps(run) if checkpoint_folder(run, step) < checkpoint]
-        if not earlier:
-            raise
-        raise CheckpointError(f"{error}; --step {earlier[-1]} takes the one before") from error

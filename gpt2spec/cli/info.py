@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
 
 if TYPE_CHECKING:
     from gpt2spec.config import GPT2Config
@@ -20,6 +22,8 @@ DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("preset", nargs="?", help="a named size, such as gpt2 or 124M; without one, list them all")
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--hashes", action="store_true", help="with --checkpoint, the SHA-256 of every weight")
     parser.add_argument("--context", type=int, help="positions of a sequence (default: as many as the model has)")
     parser.add_argument("--batch-size", type=int, default=1, help="sequences of a step (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -28,22 +32,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one model, or the table of all."""
     from gpt2spec.config import PRESETS, preset
+    from gpt2spec.errors import ConfigError
 
+    if (args.hashes or args.step is not None) and args.checkpoint is None:
+        raise ConfigError(f"{'--hashes' if args.hashes else '--step'} needs --checkpoint PATH")
+    if args.preset is not None and args.checkpoint is not None:
+        raise ConfigError("info shows a preset or --checkpoint PATH, not both")
+    if args.checkpoint is not None:
+        return show_checkpoint(args)
     if args.preset is None:
         described = {name: {"config": dataclasses.asdict(config)} for name, config in PRESETS.items()}
         print(json.dumps(described, indent=2) if args.json else presets_text())
         return 0
     config = preset(args.preset)
-    context = config.n_ctx if args.context is None else args.context
-    description = describe(config, context, args.batch_size)
+    description = describe(config, args.context, args.batch_size)
     print(json.dumps(description, indent=2) if args.json else model_text(args.preset, config, description))
     return 0
 
 
-def describe(config: "GPT2Config", context: int, batch_size: int) -> dict[str, Any]:
+def show_checkpoint(args: argparse.Namespace) -> int:
+    """Print the model of a checkpoint, and the hashes of its weights where they are asked for."""
+    from gpt2spec.checkpoints.convert import hashes_of
+
+    reader = opened(args.checkpoint, args.step)
+    description = describe(reader.config, args.context, args.batch_size)
+    hashes = hashes_of(reader) if args.hashes else {}
+    dtypes = sorted({entry.dtype for entry in reader.entries.values()})
+    about = {"path": str(reader.path), "format": reader.format, "dtypes": dtypes, "tokenizer": reader.tokenizer}
+    if args.json:
+        print(json.dumps({"checkpoint": about, **description, **({"sha256": hashes} if hashes else {})}, indent=2))
+        return 0
+    print(model_text(str(reader.path), reader.config, description))
+    print(f"\n{reader.format}, {' and '.join(dtypes)}, tokenizer {reader.tokenizer or 'not recorded'}")
+    if hashes:
+        print(f"\n{hashes_text(reader.config, hashes)}")
+    return 0
+
+
+def hashes_text(config: "GPT2Config", hashes: Mapping[str, str]) -> str:
+    """A table of weights and the SHA-256 of their values, in the order of the weight table."""
+    from gpt2spec.cli.table import format_table
+    from gpt2spec.parameters import weight_table
+
+    rows = [(w.name, " x ".join(map(str, w.shape)), hashes[w.name]) for w in weight_table(config)]
+    return format_table([("WEIGHT", "SHAPE", "SHA-256 OF ITS VALUES"), *rows])
+
+
+def describe(config: "GPT2Config", context: int | None, batch_size: int) -> dict[str, Any]:
     """All figures of a model as JSON has them; operations are counted singly and memory in bytes."""
     from gpt2spec import costs
     from gpt2spec.errors import InputError
+
+    context = config.n_ctx if context is None else context
 
     if batch_size < 1:
         raise InputError(f"a batch has at least 1 sequence, not {batch_size}")

@@ -32,7 +32,10 @@ class Command(Protocol):
         """Do it; returns the exit code."""
 
 
-COMMANDS = ("train", "generate", "info", "data", "tokenize", "backends", "new-backend", "conform", "vectors", "plot")
+COMMANDS = (
+    *("train", "generate", "convert", "info", "data", "tokenize"),
+    *("backends", "new-backend", "conform", "vectors", "plot"),
+)
 """The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""
 
 

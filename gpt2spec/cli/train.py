@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     model = parser.add_argument_group("the model")
     model.add_argument("--preset", metavar="NAME", help="its size; `gpt2spec info` lists them (default: nano)")
+    model.add_argument(
+        "--init-from", metavar="PATH", help="begin with the model and weights of a checkpoint of any format"
+    )
     model.add_argument("--tokenizer", metavar="NAME", help="of raw text: gpt2, or bytes (default for nano)")
     model.add_argument("--dropout", type=float, metavar="P", help="rate on embeddings and residual branches")
     model.add_argument("--context", type=int, metavar="T", help="tokens in a window (default: the model's n_ctx)")
@@ -133,17 +136,21 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
 
     names = [field.name for field in dataclasses.fields(RunSettings)]
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    if {"preset", "init_from"} <= given.keys():
+        raise ConfigError("--init-from brings its own model: leave out --preset")
     source = str(args.config or "the command line")
     file = read_toml(args.config) if args.config else {}
     for choice, decided in DECIDED_BY.items():
         if choice in given and file.get(choice, given[choice]) != given[choice]:
             file = {name: value for name, value in file.items() if name not in decided}
     values = merge(merge(file, given), assignments(args.set))
-    if isinstance(values.get("data"), str):
-        values["data"] = str(Path(values["data"]).resolve())  # a run may be resumed from another folder
+    for name in ("data", "init_from"):
+        if isinstance(values.get(name), str):
+            values[name] = str(Path(values[name]).resolve())  # a run may be resumed from another folder
     if args.resume is None:
         settings = settings_from(values, source)
-        return settings, args.out or Path("runs") / f"{settings.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        model = Path(settings.init_from).stem if settings.init_from else settings.preset
+        return settings, args.out or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     if args.out is None:
         raise ConfigError("--resume needs --out DIR, the directory of the run")
     before, _ = open_run(args.out)

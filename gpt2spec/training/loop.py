@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2spec.backend import Backend
+from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset, open_dataset
@@ -69,6 +70,9 @@ def train(
     Raises:
         GPT2SpecError: for whatever a user can correct; all that was reported as saved stays.
     """
+    initial = None if resume or settings.init_from is None else open_checkpoint(settings.init_from)
+    if initial is not None:
+        settings = settings.with_model_of(initial.config)
     tokenizer = tokenizer_named(settings.tokenizer_name())
     backend = load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **settings.backend_options)
     dataset = open_dataset(
@@ -79,14 +83,16 @@ def train(
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
     check(settings, config, dataset, backend)
-    if not resume:
-        state, step = fresh_state(backend, config, settings.seed), 0  # first: there may be no memory for it
+    if initial is not None and initial.tokenizer not in (None, dataset.tokenizer_id):
+        raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
+    if not resume:  # the state first: there may be no memory for it
+        state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
         create_run(out, settings, describe(dataset))
     before, data = open_run(out)
     check_same_data(out, data, dataset)
     with locked_run(out):
         if resume:
-            state, step = restored_state(backend, config, out, settings.seed, at)
+            state, step = restored_state(backend, config, out, settings.seed, at, settings.init_from)
         if step > settings.steps:
             raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
         profiled = ProfiledUpdates(backend, out, step, profile)

@@ -14,26 +14,36 @@ from gpt2spec.checkpoints.native import (
     load_training,
     remove_checkpoint,
 )
+from gpt2spec.checkpoints.opening import load_checkpoint as load_weights
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import CheckpointError
 from gpt2spec.optimizer import initial_state
 from gpt2spec.parameters import HostParams, initial_parameters
+from gpt2spec.training.settings import same_shape
 from gpt2spec.tree import Tree
 
 
-def fresh_state(backend: Backend, config: GPT2Config, seed: int) -> Tree:
-    """Optimizer state before the first step."""
-    return initial_state(backend.ops, backend.load_params(initial_parameters(config, seed)))
+def fresh_state(backend: Backend, config: GPT2Config, seed: int, init_from: str | None = None) -> Tree:
+    """Optimizer state before the first step: initial weights, or those of the checkpoint `init_from`."""
+    if init_from is None:
+        params = initial_parameters(config, seed)
+    else:
+        given, params = load_weights(init_from)
+        if not same_shape(given, config):
+            raise CheckpointError(f"{init_from} holds another model than the run's settings describe")
+    return initial_state(backend.ops, backend.load_params(params))
 
 
-def restored_state(backend: Backend, config: GPT2Config, run: Path, seed: int, at: int | None) -> tuple[Tree, int]:
+def restored_state(
+    backend: Backend, config: GPT2Config, run: Path, seed: int, at: int | None, init_from: str | None = None
+) -> tuple[Tree, int]:
     """Optimizer state and step of the checkpoint of step `at`, or the last one.
 
     A run that was stopped before its first checkpoint begins again.
     """
     if at is None and not checkpoint_steps(run):
-        return fresh_state(backend, config, seed), 0
+        return fresh_state(backend, config, seed, init_from), 0
     step = chosen_step(run, at)
     saved, params, training = load_checkpoint(run, step)
     if saved != config:

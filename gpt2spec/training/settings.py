@@ -16,6 +16,9 @@ from gpt2spec.files import atomic_write
 from gpt2spec.optimizer import AdamW, WarmupCosine
 from gpt2spec.training.recipes import recipe
 
+SHAPE = ("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size", "layer_norm_epsilon")
+"""What weights decide of a `GPT2Config`."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -27,6 +30,7 @@ class RunSettings:
         model: changes to the preset, by the field names of `GPT2Config`. Without one to `vocab_size`, the
             vocabulary is the data's.
         tokenizer: of raw text, by name; None is the one with the preset's vocabulary.
+        init_from: checkpoint of any format to begin with: its model instead of the preset's, and its weights.
         recipe: named optimizer settings.
         optimizer: changes to the recipe, by the field names of `AdamW`.
         backend: who computes.
@@ -62,6 +66,7 @@ class RunSettings:
     data: str | None = None
     preset: str = "nano"
     tokenizer: str | None = None
+    init_from: str | None = None
     recipe: str = "brief"
     backend: str = "numpy"
     device: str | None = None
@@ -169,6 +174,14 @@ class RunSettings:
         """These settings with the vocabulary of the data, unless `model` has one."""
         return dataclasses.replace(self, model={"vocab_size": vocab_size} | self.model)
 
+    def with_model_of(self, config: GPT2Config) -> RunSettings:
+        """These settings with the model `config` of a checkpoint; `model` may change what is no shape."""
+        given = dataclasses.asdict(config)
+        for name in SHAPE:
+            if self.model.get(name, given[name]) != given[name]:
+                raise ConfigError(f"model.{name} is {self.model[name]!r}, but {given[name]!r} in {self.init_from}")
+        return dataclasses.replace(self, model=given | self.model)
+
     def adamw(self) -> AdamW:
         """The optimizer: the recipe's, changed by `optimizer`."""
         known = [each.name for each in dataclasses.fields(AdamW)]
@@ -182,6 +195,11 @@ class RunSettings:
         settings = self.resolved()
         assert settings.lr is not None and settings.warmup is not None
         return WarmupCosine(settings.lr, settings.warmup, self.steps, recipe(self.recipe).final_fraction)
+
+
+def same_shape(a: GPT2Config, b: GPT2Config) -> bool:
+    """Whether two models compute the same of the same weights, outside of training."""
+    return all(getattr(a, name) == getattr(b, name) for name in SHAPE)
 
 
 def settings_from(values: dict[str, Any], source: str) -> RunSettings:

@@ -1,0 +1,163 @@
+"""Checkpoints from any format into another, one weight at a time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt
+from gpt2spec.checkpoints.native import remove_checkpoint
+from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.checkpoints.reader import CheckpointReader
+from gpt2spec.checkpoints.stored import decoded, encoded, sha256_of_values
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import CheckpointError, ConfigError, nearest
+from gpt2spec.files import atomic_folder, atomic_write, make_folder, storage_errors
+
+DTYPES = ("float32", "bfloat16")
+Tensors = Iterable[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that can be written.
+
+    Attributes:
+        title: its name for people.
+        order: the weights in the order of the file.
+        check: raises where the format cannot express a configuration.
+        write: (open file or empty folder, configuration, weights in `order`, dtype, id of the tokenizer or None).
+        is_folder: whether it is a folder rather than a file.
+    """
+
+    title: str
+    order: Callable[[GPT2Config], Iterator[str]]
+    check: Callable[[GPT2Config], None]
+    write: Callable[[Any, GPT2Config, Tensors, str, str | None], None]
+    is_folder: bool = False
+
+
+WRITABLE = {
+    "hf": Format(
+        "Hugging Face", huggingface_folder.order, lambda config: None, huggingface_folder.write_folder, is_folder=True
+    ),
+    "nanogpt": Format("nanoGPT", nanogpt.order, nanogpt.check_expressible, nanogpt.write_nanogpt),
+    "llmc": Format("llm.c", llmc.order, llmc.check_expressible, llmc.write_llmc),
+}
+
+
+def convert(
+    reader: CheckpointReader,
+    target: Path,
+    to: str,
+    *,
+    dtype: str = "float32",
+    force: bool = False,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> dict[str, str]:
+    """Write a checkpoint in another format, whole or not at all.
+
+    Args:
+        reader: from `open_checkpoint`.
+        target: the file or folder to make.
+        to: one of `WRITABLE`.
+        dtype: one of `DTYPES`; what is wider is rounded to the nearest.
+        force: replace a target of this format that exists.
+        progress: is told the number of values after every weight.
+
+    Returns:
+        The SHA-256 of every weight as it was written, for `verify`: of its values, as float32 in our shapes.
+
+    Raises:
+        ConfigError: for a format or dtype that is not known.
+        CheckpointError: for a target that exists, a source that is damaged, and a model the format cannot express.
+        StorageError: when the target cannot be written.
+    """
+    form = format_named(to)
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"there is no dtype {dtype!r} to write{nearest(dtype, DTYPES)}; there are {', '.join(DTYPES)}"
+        )
+    form.check(reader.config)
+    check_target(reader.path, target, form, force)
+    hashes: dict[str, str] = {}
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for name in form.order(reader.config):
+            values = rounded(reader.read(name), dtype)
+            hashes[name] = sha256_of_values(values)
+            yield name, values
+            progress(values.size)
+
+    make_folder(target.parent)
+    with _opened(target, form) as file, storage_errors(target):
+        form.write(file, reader.config, tensors(), dtype, reader.tokenizer)
+    return hashes
+
+
+def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], Any] = lambda count: None) -> None:
+    """Read back what `convert` wrote; a `CheckpointError` names the first weight that is another."""
+    written = open_checkpoint(target)
+    for name, expected in hashes.items():
+        values = written.read(name)
+        if sha256_of_values(values) != expected:
+            raise CheckpointError(f"{target} is damaged: the weight {name!r} is not what was written")
+        progress(values.size)
+
+
+def hashes_of(reader: CheckpointReader, progress: Callable[[int], Any] = lambda count: None) -> dict[str, str]:
+    """The SHA-256 of every weight's values in our shapes: equal for equal weights in whatever format."""
+    hashes = {}
+    for name in reader.entries:
+        values = reader.read(name)
+        hashes[name] = sha256_of_values(values)
+        progress(values.size)
+    return hashes
+
+
+def format_named(name: str) -> Format:
+    """One of `WRITABLE`, or else a `ConfigError`."""
+    if name not in WRITABLE:
+        raise ConfigError(f"there is no format {name!r}{nearest(name, WRITABLE)}; there are {', '.join(WRITABLE)}")
+    return WRITABLE[name]
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The values as a file of `dtype` gives them back, as float32."""
+    if dtype == "float32":
+        return encoded(values, dtype)
+    return decoded(encoded(values, dtype).reshape(-1).view(np.uint8), dtype).reshape(values.shape)
+
+
+def check_target(source: Path, target: Path, form: Format, force: bool) -> None:
+    """Raise where something is in the way, or would be lost that is not a checkpoint of this format."""
+    if not (target.exists() or target.is_symlink()):
+        return
+    if form.is_folder and target.is_dir() and not any(target.iterdir()):
+        return
+    if target.is_dir() != form.is_folder:
+        expected = "folder" if form.is_folder else "file"
+        raise CheckpointError(f"{target} exists and is no {expected}, which a checkpoint of {form.title} is")
+    if not force:
+        raise CheckpointError(f"{target} exists: choose another name, or replace it with --force")
+    if source.resolve() == target.resolve() or target.resolve() in source.resolve().parents:
+        raise CheckpointError(f"{target} is or holds the source: it cannot be replaced")
+    others = {path.name for path in target.iterdir()} - huggingface_folder.FILES if target.is_dir() else set()
+    if others:
+        raise CheckpointError(f"{target} has other files, such as {sorted(others)[0]}: it is not replaced")
+
+
+@contextmanager
+def _opened(target: Path, form: Format) -> Iterator[BinaryIO | Path]:
+    """A file or folder to fill, which becomes `target` at the end."""
+    if not form.is_folder:
+        with atomic_write(target) as file:
+            yield file
+        return
+    with atomic_folder(target) as folder:
+        yield folder
+        if target.is_dir():  # only now that the new one is whole
+            remove_checkpoint(target)

@@ -1,0 +1,101 @@
+"""Folders of Hugging Face `transformers`: `config.json` and the weights, in one file or several.
+
+The weights are `model.safetensors`, or in older folders `pytorch_model.bin`, or several files of either kind that
+an `.index.json` lists. Their names are ours, in most folders with `transformer.` before them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json, special_tokens
+from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
+from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
+from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.checkpoints.torch_file import TorchFile
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import CheckpointError
+from gpt2spec.parameters import weight_table
+
+CONFIG, SAFETENSORS, TORCH = "config.json", "model.safetensors", "pytorch_model.bin"
+GENERATION_CONFIG = "generation_config.json"
+INDEX = ".index.json"
+FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG})
+"""What `write_folder` writes."""
+_MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of older versions
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The file of the weights or the index of several that `transformers` would take, if there is one."""
+    names = (SAFETENSORS, f"{SAFETENSORS}{INDEX}", TORCH, f"{TORCH}{INDEX}")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def open_folder(folder: Path) -> CheckpointReader:
+    """Open a folder that has a `weights_file`."""
+    config = config_from_json(folder / CONFIG)
+    weights = weights_file(folder)
+    assert weights is not None
+    found, tokenizer = _contents(weights) if weights.suffix != ".json" else (_sharded(weights), None)
+    entries: dict[str, Entry] = {}
+    for entry in found:
+        name = entry.name.removeprefix(TRANSFORMER)
+        if _MASK.fullmatch(name):
+            continue
+        if name in entries:
+            raise CheckpointError(f"{weights} has the weight {name!r} twice")
+        entries[name] = entry
+    drop_tied_head(weights, entries)
+    return CheckpointReader(folder, "Hugging Face", config, fitting(weights, config, entries), tokenizer)
+
+
+def order(config: GPT2Config) -> Iterator[str]:
+    """The weights in the order of the file."""
+    yield from (weight.name for weight in weight_table(config))
+
+
+def write_folder(
+    folder: Path, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+) -> None:
+    """Fill an empty folder; the weights come in `order(config)`."""
+    metadata = {"format": "pt"} | ({} if tokenizer is None else {"tokenizer": tokenizer})
+    with (folder / SAFETENSORS).open("wb") as file:
+        write_safetensors(file, weight_table(config), tensors, dtype, metadata)
+    generation = {"_from_model_config": True, **special_tokens(config)}
+    for name, value in ((GENERATION_CONFIG, generation), (CONFIG, config_to_json(config, dtype))):
+        (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _contents(path: Path) -> tuple[list[Entry], str | None]:
+    """The tensors of one file as it names them, and the tokenizer where it is ours and says it."""
+    if path.suffix == ".safetensors":
+        opened = open_safetensors(path)
+        entries = [entry_of(name, stored) for name, stored in opened.tensors.items()]
+        return entries, opened.metadata.get("tokenizer")
+    file = TorchFile(path)
+    if not isinstance(file.contents, dict):
+        raise CheckpointError(f"{path} holds a {type(file.contents).__name__}; a dict of weights is expected")
+    return [file.entry(str(name), (name,)) for name in file.contents], None
+
+
+def _sharded(index: Path) -> list[Entry]:
+    """The tensors of all files that an index lists; each has to hold exactly what the index says of it."""
+    with read_errors(index):
+        weight_map = json.loads(index.read_text(encoding="utf-8"))
+    weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{index} has no 'weight_map' from weights to files")
+    entries = []
+    for name in sorted(set(weight_map.values())):
+        if name != Path(name).name:
+            raise CheckpointError(f"{index} names {name!r}, which is no file in its folder")
+        found, _ = _contents(index.parent / name)
+        expected = {weight for weight, file in weight_map.items() if file == name}
+        for weight in expected ^ {entry.name for entry in found}:
+            where = "lacks" if weight in expected else "has"
+            raise CheckpointError(f"{index.parent / name} {where} the weight {weight!r}, unlike {index.name}")
+        entries += found
+    return entries

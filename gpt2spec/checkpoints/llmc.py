@@ -1,0 +1,130 @@
+"""llm.c's model files, `.bin`: a header of 256 int32, then every weight of all layers, kind by kind.
+
+Source: `train_gpt2.c` and `write_model` of `train_gpt2.py` in github.com/karpathy/llm.c. Projections are stored
+[out, in]; the vocabulary is padded with rows of zeros to a multiple of 128. The file has no checksum and does not
+say the layer norm's epsilon (1e-5 in the code), dropout (there is none) or the tokenizer.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from gpt2spec.checkpoints.reader import CheckpointReader, config_with, entry_of, fitting, is_projection
+from gpt2spec.checkpoints.stored import StoredArray, encoded, read_errors
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import CheckpointError
+
+MAGIC = 20240326
+DTYPES = {3: "float32", 5: "bfloat16"}
+"""The dtype of the weights, by the version in the header."""
+HEADER_INTS, HEADER_BYTES = 256, 1024
+VOCABULARY_MULTIPLE = 128
+EPSILON = 1e-5
+MOST_LAYERS = 10_000
+
+
+class Kind(NamedTuple):
+    """The weights of one kind, of all layers one after the other: the part of the name after `h.0.`."""
+
+    name: str
+    outputs: int  # in widths of the residual stream
+    inputs: int  # the same; 0 for a vector
+
+
+# llm.c's ln1w ln1b qkvw qkvb attprojw attprojb ln2w ln2b fcw fcb fcprojw fcprojb
+KINDS = (
+    Kind("ln_1.weight", 1, 0),
+    Kind("ln_1.bias", 1, 0),
+    Kind("attn.c_attn.weight", 3, 1),
+    Kind("attn.c_attn.bias", 3, 0),
+    Kind("attn.c_proj.weight", 1, 1),
+    Kind("attn.c_proj.bias", 1, 0),
+    Kind("ln_2.weight", 1, 0),
+    Kind("ln_2.bias", 1, 0),
+    Kind("mlp.c_fc.weight", 4, 1),
+    Kind("mlp.c_fc.bias", 4, 0),
+    Kind("mlp.c_proj.weight", 1, 4),
+    Kind("mlp.c_proj.bias", 1, 0),
+)
+
+
+def is_llmc(head: bytes) -> bool:
+    """Whether a file that begins so is one of llm.c's model files."""
+    return len(head) >= 4 and int.from_bytes(head[:4], "little") == MAGIC
+
+
+def open_llmc(path: Path) -> CheckpointReader:
+    """Open a model file: its header and its size are checked here, and there is no more that could be."""
+    with read_errors(path):
+        header = np.fromfile(path, "<i4", HEADER_INTS)
+        size = path.stat().st_size
+    if header.size < HEADER_INTS or header[0] != MAGIC:
+        raise CheckpointError(f"{path} does not begin with the header of an llm.c model, 256 int32 from {MAGIC} on")
+    version, n_ctx, vocab_size, n_layer, n_head, n_embd, padded = (int(value) for value in header[1:8])
+    if version not in DTYPES:
+        known = ", ".join(f"{number} ({dtype})" for number, dtype in DTYPES.items())
+        raise CheckpointError(f"{path} is a model file of version {version}; the versions that can be read are {known}")
+    sizes = {"n_ctx": n_ctx, "vocab_size": vocab_size, "n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
+    config = config_with(path, sizes | {"layer_norm_epsilon": EPSILON, "dropout": 0.0})
+    if padded < vocab_size or n_layer > MOST_LAYERS:
+        raise CheckpointError(f"{path}: its header is damaged: {n_layer} layers, {vocab_size} tokens in {padded} rows")
+    places = dict(_places(path, config, padded, DTYPES[version]))
+    last = places["ln_f.bias"]
+    if size != last.offset + last.nbytes:
+        raise CheckpointError(f"{path} has {size:,} bytes; its header describes {last.offset + last.nbytes:,}")
+    entries = {name: entry_of(name, stored, is_projection(name)) for name, stored in places.items()}
+    return CheckpointReader(path, "llm.c", config, fitting(path, config, entries))
+
+
+def order(config: GPT2Config) -> Iterator[str]:
+    """The weights in the order of the file."""
+    yield from ("wte.weight", "wpe.weight")
+    for kind in KINDS:
+        yield from (f"h.{layer}.{kind.name}" for layer in range(config.n_layer))
+    yield from ("ln_f.weight", "ln_f.bias")
+
+
+def check_expressible(config: GPT2Config) -> None:
+    """Raise for what llm.c's code does not have."""
+    if config.layer_norm_epsilon != EPSILON:
+        raise CheckpointError(f"llm.c's layer norm has epsilon {EPSILON}; this model's is {config.layer_norm_epsilon}")
+
+
+def write_llmc(
+    file: BinaryIO, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+) -> None:
+    """Write the weights, which come in `order(config)`. The format has no place for a tokenizer."""
+    del tokenizer
+    padded = -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    version = next(number for number, name in DTYPES.items() if name == dtype)
+    header = np.zeros(HEADER_INTS, "<i4")
+    header[:8] = (MAGIC, version, config.n_ctx, config.vocab_size, config.n_layer, config.n_head, config.n_embd, padded)
+    file.write(header.data)
+    for name, values in tensors:
+        file.write(encoded(values.T if is_projection(name) else values, dtype).data)
+        if name == "wte.weight":
+            file.write(encoded(np.zeros((padded - config.vocab_size, config.n_embd), np.float32), dtype).data)
+
+
+def _places(path: Path, config: GPT2Config, padded: int, dtype: str) -> Iterator[tuple[str, StoredArray]]:
+    """Every weight: our name and its place."""
+    D = config.n_embd
+    offset = HEADER_BYTES
+
+    def stored(*shape: int) -> StoredArray:
+        nonlocal offset
+        array = StoredArray(path, offset, dtype, shape)
+        offset += array.nbytes
+        return array
+
+    wte = stored(padded, D)
+    yield "wte.weight", StoredArray(path, wte.offset, dtype, (config.vocab_size, D))
+    yield "wpe.weight", stored(config.n_ctx, D)
+    for kind in KINDS:
+        shape = (kind.outputs * D, kind.inputs * D) if kind.inputs else (kind.outputs * D,)
+        for layer in range(config.n_layer):
+            yield f"h.{layer}.{kind.name}", stored(*shape)
+    yield "ln_f.weight", stored(D)
+    yield "ln_f.bias", stored(D)

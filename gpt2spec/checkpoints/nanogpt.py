@@ -1,0 +1,139 @@
+"""nanoGPT's checkpoints, `ckpt.pt`: the weights under `model`, the sizes under `model_args`.
+
+Source: `train.py` and `model.py` of github.com/karpathy/nanoGPT. Projections are stored [out, in]. A model
+without biases is read as one whose biases are zero, which computes the same. `_orig_mod.` before the names is
+left by torch.compile. nanoGPT's layer norm has epsilon 1e-5; its code computes the exact GELU, by the error
+function, where GPT-2 has the approximation by tanh, and the file does not say with which it was trained.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gpt2spec.checkpoints.reader import (
+    EMBEDDING,
+    HEAD,
+    TRANSFORMER,
+    CheckpointReader,
+    Entry,
+    check_layers,
+    config_with,
+    drop_tied_head,
+    fitting,
+    is_projection,
+)
+from gpt2spec.checkpoints.torch_file import Placeholder, TorchFile, write_torch
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import CheckpointError
+from gpt2spec.parameters import weight_table
+
+COMPILED = "_orig_mod."
+EPSILON = 1e-5
+GELU_NOTE = "nanoGPT's own code has the exact GELU; here, as in GPT-2, the same weights run with the one by tanh"
+_SIZES = {
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+    "n_embd": "n_embd",
+    "n_ctx": "block_size",
+    "vocab_size": "vocab_size",
+}
+
+
+def open_nanogpt(path: Path) -> CheckpointReader:
+    """Open a `.pt` file; nothing in it is run."""
+    file = TorchFile(path)
+    contents = file.contents
+    parts = {name: contents.get(name) if isinstance(contents, dict) else None for name in ("model", "model_args")}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {name!r}")
+    model, model_args = parts["model"] or {}, parts["model_args"] or {}
+    config = _config(path, model_args)
+    entries = dict(_entries(file, model))
+    drop_tied_head(path, entries)
+    check_layers(path, config, entries)
+    if not model_args.get("bias") and not any(name.endswith(".bias") for name in entries):
+        entries |= {w.name: _zeros(w.name, w.shape) for w in weight_table(config) if w.name.endswith(".bias")}
+    described = contents.get("config")
+    tokenizer = described.get("tokenizer") if isinstance(described, dict) else None
+    return CheckpointReader(
+        path,
+        "nanoGPT",
+        config,
+        fitting(path, config, entries),
+        tokenizer if isinstance(tokenizer, str) else None,
+        (GELU_NOTE,),
+    )
+
+
+def order(config: GPT2Config) -> Iterator[str]:
+    """The weights in the order of the file."""
+    yield from (weight.name for weight in weight_table(config))
+
+
+def check_expressible(config: GPT2Config) -> None:
+    """Raise for what nanoGPT's code does not have."""
+    if config.layer_norm_epsilon != EPSILON:
+        raise CheckpointError(
+            f"nanoGPT's layer norm has epsilon {EPSILON}; this model's is {config.layer_norm_epsilon}"
+        )
+
+
+def write_nanogpt(
+    file: BinaryIO, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+) -> None:
+    """Write a checkpoint that nanoGPT samples from and goes on training: at update 0, with AdamW's moments at zero."""
+    table = weight_table(config)
+    shapes = {w.name: w.shape[::-1] if is_projection(w.name) else w.shape for w in table}
+    model = {f"{TRANSFORMER}{name}": Placeholder(name, shape) for name, shape in shapes.items()}
+    contents = {
+        "model": model | {HEAD: Placeholder(EMBEDDING, shapes[EMBEDDING])},
+        "optimizer": _fresh_adamw(len([w for w in table if w.is_matrix]), len([w for w in table if not w.is_matrix])),
+        "model_args": {
+            **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+            "bias": True,
+            "dropout": config.dropout,
+        },
+        "iter_num": 0,
+        "best_val_loss": 1e9,  # with which nanoGPT begins
+        "config": {} if tokenizer is None else {"tokenizer": tokenizer},
+    }
+    stored = ((name, values.T if is_projection(name) else values) for name, values in tensors)
+    write_torch(file, contents, stored, dtype)
+
+
+def _fresh_adamw(matrices: int, vectors: int) -> dict[str, Any]:
+    """The state of nanoGPT's AdamW before its first update: matrices are decayed, vectors are not."""
+    settings = {"lr": 6e-4, "betas": (0.9, 0.95), "eps": 1e-8, "amsgrad": False, "maximize": False}
+    decayed = {**settings, "weight_decay": 0.1, "params": list(range(matrices))}
+    others = {**settings, "weight_decay": 0.0, "params": list(range(matrices, matrices + vectors))}
+    return {"state": {}, "param_groups": [decayed, others]}
+
+
+def _config(path: Path, given: dict[str, Any]) -> GPT2Config:
+    for name in _SIZES.values():
+        if name not in given:
+            raise CheckpointError(f"{path}: its 'model_args' lack {name!r}")
+    dropout = given.get("dropout", 0.0)
+    rates = {"dropout": dropout, "attn_dropout": dropout}  # nanoGPT has one rate for all
+    return config_with(path, {ours: given[theirs] for ours, theirs in _SIZES.items()} | rates)
+
+
+def _entries(file: TorchFile, model: dict[Any, Any]) -> Iterator[tuple[str, Entry]]:
+    """The weights by our names, and the head by its own. Causal masks, which old files have, are left out."""
+    seen = set()
+    for theirs in model:
+        bare = str(theirs).removeprefix(COMPILED)
+        name = bare.removeprefix(TRANSFORMER)
+        if name.endswith(".attn.bias"):
+            continue
+        if name in seen:
+            raise CheckpointError(f"{file.path} has the weight {name!r} twice")
+        seen.add(name)
+        yield name, file.entry(str(theirs), ("model", theirs), is_projection(name))
+
+
+def _zeros(name: str, shape: tuple[int, ...]) -> Entry:
+    return Entry(name, shape, "float32", lambda: np.zeros(shape, np.float32))

@@ -1,0 +1,79 @@
+"""OpenAI's release: a folder with `hparams.json` and a checkpoint of TensorFlow's.
+
+Source: `src/model.py` and `download_model.py` of github.com/openai/gpt-2. Projections are [1, in, out], the
+kernels of a convolution of width 1; epsilon is 1e-5 in the code; dropout is not mentioned.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from gpt2spec.checkpoints.reader import CheckpointReader, Entry, config_with, fitting
+from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.checkpoints.tensor_bundle import BundleTensor, open_bundle
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import CheckpointError
+
+HPARAMS, POINTER = "hparams.json", "checkpoint"
+_HPARAMS = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_ctx": "n_ctx", "vocab_size": "n_vocab"}
+_LAST = {"w": "weight", "b": "bias", "g": "weight"}
+_TRAINING = re.compile(r".*/Adam(_1)?|beta[12]_power|global_step")
+"""What fine-tuned checkpoints may have besides: of the optimizer."""
+
+
+def open_openai(folder: Path) -> CheckpointReader:
+    """Open a folder that has an `hparams.json`."""
+    index = _index(folder)
+    config = _config(folder / HPARAMS)
+    entries = {our_name(name): _entry(name, t) for name, t in open_bundle(index).items() if not _TRAINING.match(name)}
+    return CheckpointReader(folder, "OpenAI", config, fitting(index, config, entries))
+
+
+def our_name(name: str) -> str:
+    """`model/h0/attn/c_attn/w` is `h.0.attn.c_attn.weight`; what is no such name stays as it is."""
+    first, *parts = name.split("/")
+    if first != "model" or not parts:
+        return name
+    parts[0] = re.sub(r"^h(\d+)$", r"h.\1", parts[0])
+    if parts in (["wte"], ["wpe"]):
+        return f"{parts[0]}.weight"
+    return ".".join([*parts[:-1], _LAST.get(parts[-1], parts[-1])])
+
+
+def _entry(name: str, tensor: BundleTensor) -> Entry:
+    """The convolutions' kernels without their first axis, which is 1."""
+    if len(tensor.shape) == 3 and tensor.shape[0] == 1:
+
+        def load() -> np.ndarray:
+            return tensor.read()[0]
+
+        return Entry(name, tensor.shape[1:], tensor.dtype, load)
+    return Entry(name, tensor.shape, tensor.dtype, tensor.read)
+
+
+def _config(path: Path) -> GPT2Config:
+    with read_errors(path):
+        given = json.loads(path.read_text(encoding="utf-8"))
+    for name in _HPARAMS.values():
+        if not isinstance(given, dict) or name not in given:
+            raise CheckpointError(f"{path} lacks {name!r}")
+    return config_with(path, {ours: given[theirs] for ours, theirs in _HPARAMS.items()})
+
+
+def _index(folder: Path) -> Path:
+    """The index of the checkpoint that the file `checkpoint` names, or else of the only one there is."""
+    found = sorted(folder.glob("*.index"))
+    if (folder / POINTER).is_file():
+        with read_errors(folder / POINTER):
+            named = re.search(r'^model_checkpoint_path: "([^"]+)"', (folder / POINTER).read_text("utf-8"), re.MULTILINE)
+        if named is None:
+            raise CheckpointError(f"{folder / POINTER} does not say 'model_checkpoint_path: \"…\"'")
+        index = folder / f"{Path(named[1]).name}.index"
+        if index not in found:
+            raise CheckpointError(f"{folder / POINTER} names {named[1]!r}, but there is no {index.name} beside it")
+        return index
+    if len(found) != 1:
+        raise CheckpointError(f"{folder} has {len(found)} .index files and no file {POINTER!r} that names one of them")
+    return found[0]

@@ -1,0 +1,104 @@
+"""Opening a checkpoint of any format, by looking inside."""
+
+from pathlib import Path
+
+from gpt2spec.checkpoints.huggingface_folder import open_folder, weights_file
+from gpt2spec.checkpoints.llmc import is_llmc, open_llmc
+from gpt2spec.checkpoints.nanogpt import open_nanogpt
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, chosen_step, is_native, open_native
+from gpt2spec.checkpoints.openai import HPARAMS, open_openai
+from gpt2spec.checkpoints.reader import CheckpointReader
+from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.config import BYTE_VOCAB_SIZE, VOCAB_SIZE, GPT2Config
+from gpt2spec.errors import CheckpointError
+from gpt2spec.parameters import HostParams
+from gpt2spec.tokenizer import Tokenizer, byte_tokenizer, gpt2_tokenizer, tokenizer_with_id
+
+FORMATS = (
+    "a run directory or checkpoint of gpt2spec, a Hugging Face folder, OpenAI's folder, "
+    "a .pt file of nanoGPT or a .bin file of llm.c"
+)
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_PADDED_VOCAB_SIZE = 50304
+"""GPT-2's vocabulary up to a multiple of 64, as nanoGPT trains it from scratch."""
+
+
+def load_checkpoint(path: Path | str, step: int | None = None) -> tuple[GPT2Config, HostParams]:
+    """Configuration and weights of a checkpoint of any format.
+
+    Args:
+        path: a run directory or checkpoint folder of ours; a Hugging Face or OpenAI folder; a file of nanoGPT or
+            llm.c. Which it is, is seen from its contents.
+        step: which checkpoint of a run directory; the last by default.
+
+    Returns:
+        The weights with our names and shapes: float32, or float64 where the file has that.
+
+    Raises:
+        CheckpointError: for what is missing, damaged or no GPT-2.
+        BackendError: for a file of PyTorch's where PyTorch is not installed.
+    """
+    reader = open_checkpoint(path, step)
+    return reader.config, reader.params()
+
+
+def open_checkpoint(path: Path | str, step: int | None = None) -> CheckpointReader:
+    """The checkpoint at `path`, checked as far as it can be without reading the weights; see `load_checkpoint`."""
+    path = Path(path)
+    if path.is_dir() and not is_checkpoint_folder(path):
+        if not checkpoint_steps(path):
+            raise CheckpointError(f"{path} holds no checkpoint that can be read: {FORMATS} can be")
+        return open_native(checkpoint_folder(path, chosen_step(path, step)))
+    if step is not None:
+        raise CheckpointError(f"{path} is one checkpoint, not a run directory: it has no step {step} to choose")
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no run directory or checkpoint {path}")
+    return _open_file(path)
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether a folder is a checkpoint itself, of whatever format, rather than a run directory."""
+    return is_native(path) or weights_file(path) is not None or (path / HPARAMS).is_file()
+
+
+def tokenizer_of(reader: CheckpointReader) -> Tokenizer:
+    """The tokenizer a checkpoint names, or else the one whose vocabulary has its size."""
+    if reader.tokenizer is not None:
+        return tokenizer_with_id(reader.tokenizer)
+    if reader.config.vocab_size == BYTE_VOCAB_SIZE:
+        return byte_tokenizer()
+    if reader.config.vocab_size in (VOCAB_SIZE, _PADDED_VOCAB_SIZE):
+        return gpt2_tokenizer()
+    raise CheckpointError(
+        f"{reader.path} does not say which tokenizer it was trained with, and none that comes with gpt2spec has "
+        f"{reader.config.vocab_size} tokens"
+    )
+
+
+def earlier_step(run: Path, step: int | None = None) -> int | None:
+    """The last step of a run directory before `step`, or before its last one; None where there is none."""
+    steps = checkpoint_steps(run)
+    before = [each for each in steps if each < (steps[-1] if step is None else step)]
+    return before[-1] if before else None
+
+
+def _open_folder(folder: Path) -> CheckpointReader:
+    if is_native(folder):
+        return open_native(folder)
+    if weights_file(folder) is not None:
+        return open_folder(folder)
+    return open_openai(folder)
+
+
+def _open_file(path: Path) -> CheckpointReader:
+    with read_errors(path), path.open("rb") as file:
+        head = file.read(8)
+    if is_llmc(head):
+        return open_llmc(path)
+    if weights_file(path.parent) == path:
+        return _open_folder(path.parent)
+    if head.startswith((_ZIP, _PICKLE)):
+        return open_nanogpt(path)
+    raise CheckpointError(f"{path} is no checkpoint that can be read: {FORMATS} can be")

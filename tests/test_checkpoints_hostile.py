@@ -1,0 +1,183 @@
+"""Files made to harm, and files that came to harm: never another program, never other weights without a word.
+
+What has checksums (our own, OpenAI's, PyTorch's zip archives) is refused or right. A safetensors file of Hugging
+Face and a file of llm.c have none: a flipped bit in a weight cannot be noticed, one in the structure is.
+"""
+
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_models import CONFIG, random_parameters, same_bits, write
+from safetensors.numpy import save
+
+import gpt2spec
+from gpt2spec.checkpoints.huggingface import config_to_json
+from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.errors import CheckpointError
+from gpt2spec.parameters import HostParams
+
+
+class Hostile:
+    """Pickled, it runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
+@pytest.mark.parametrize("where", ["ckpt.pt", "pytorch_model.bin"])
+def test_no_program_in_a_pickle_is_ever_run(tmp_path: Path, where: str, form: str) -> None:
+    mark = tmp_path / "mark"
+    path = tmp_path / where
+    contents = {"model": {"wte.weight": Hostile(mark)}, "model_args": {}}
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(contents))
+    else:
+        torch.save(contents, path, _use_new_zipfile_serialization=form == "zip")
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(CONFIG)))
+    with pytest.raises(CheckpointError, match="is refused: it is no file of weights alone") as caught:
+        open_checkpoint(path)
+    assert not mark.exists()
+    assert "weights_only" not in str(caught.value)  # torch's own message tells how to run it
+    torch.load(path, weights_only=False) if form != "bare pickle" else pickle.loads(path.read_bytes())
+    assert mark.exists()  # it would have
+
+
+def entry(begin: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def header(described: dict[str, Any], values: int) -> bytes:
+    text = json.dumps(described).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(values)
+
+
+TWICE = b'{"wte.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+HOSTILE_HEADERS = {
+    "overlapping": header({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, 12),
+    "with a gap": header({"a": entry(0, 8, [2]), "b": entry(12, 20, [2])}, 20),
+    "beyond the end": header({"a": entry(0, 800, [200])}, 8),
+    "not filling the file": header({"a": entry(0, 8, [2])}, 12),
+    "wrong size for the shape": header({"a": entry(0, 8, [3])}, 8),
+    "shape overflowing": header({"a": entry(0, 8, [2**62, 2**62])}, 8),
+    "negative": header({"a": entry(-8, 0, [2])}, 8),
+    "a huge header": struct.pack("<Q", 2**63) + b"{}",
+    "a header longer than the file": struct.pack("<Q", 1000) + b"{}",
+    "no JSON": struct.pack("<Q", 4) + b"{{{{",
+    "deeply nested": struct.pack("<Q", 100_000) + b"[" * 100_000,
+    "not a table": struct.pack("<Q", 2) + b"[]",
+    "a name twice": struct.pack("<Q", 2 * len(TWICE) + 1) + TWICE + b"," + TWICE[1:] + b"}" + bytes(4),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_HEADERS)
+def test_a_hostile_safetensors_header_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(CONFIG)))
+    (tmp_path / "model.safetensors").write_bytes(HOSTILE_HEADERS[name])
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_name_that_comes_twice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(CONFIG)))
+    (tmp_path / "model.safetensors").write_bytes(HOSTILE_HEADERS["a name twice"])
+    with pytest.raises(CheckpointError, match=r"'wte.weight' comes twice"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_tensor_with_fewer_values_than_its_shape_is_refused(tmp_path: Path) -> None:
+    """Such a file of a few bytes could ask for any amount of memory."""
+    weights = {name: torch.tensor(x) for name, x in random_parameters().items()}
+    weights["wte.weight"] = torch.zeros(1).expand(61, 16)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(CONFIG)))
+    with pytest.raises(CheckpointError, match=r"'wte.weight' has fewer values than its shape says"):
+        open_checkpoint(tmp_path)
+
+
+def file_of(path: Path, source: str) -> Path:
+    """The file with the weights."""
+    return {"ours": path / "checkpoints" / "step-00000001", "hf": path}.get(source, path.parent) / {
+        "ours": "model.safetensors",
+        "hf": "model.safetensors",
+    }.get(source, path.name)
+
+
+def damage(original: bytes, rng: np.random.Generator) -> bytes:
+    """A bit flipped, in the first kilobytes as often as anywhere; or the end cut off."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return original[: rng.integers(len(original))]
+    damaged = bytearray(original)
+    place = rng.integers(len(original) if kind == 1 else min(4096, len(original)))
+    damaged[place] ^= 1 << int(rng.integers(8))
+    return bytes(damaged)
+
+
+def damaged_loads(path: Path, source: str, times: int) -> list[HostParams]:
+    """What loads of so many damaged copies; those that do not are refused with a `CheckpointError`."""
+    file, loaded = file_of(path, source), []
+    original = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(times):
+        file.write_bytes(damage(original, rng))
+        try:
+            loaded.append(gpt2spec.load_checkpoint(path)[1])
+        except CheckpointError:
+            continue
+    return loaded
+
+
+@pytest.mark.parametrize(("source", "times"), [("ours", 60), ("nanogpt", 120)])
+def test_damage_of_a_file_with_checksums_is_noticed_or_harmless(tmp_path: Path, source: str, times: int) -> None:
+    params = random_parameters()
+    path = write(tmp_path / "model", source, params)
+    loaded = damaged_loads(path, source, times)
+    assert all(same_bits(each, params) for each in loaded)
+    assert len(loaded) < times / 4
+
+
+@pytest.mark.parametrize("source", ["hf", "llmc"])
+def test_damage_of_a_file_without_checksums_is_refused_or_alters_few_values(tmp_path: Path, source: str) -> None:
+    """A bit of a value alters that value; one of the structure is refused, or makes another structure that fits."""
+    params = random_parameters()
+    path = write(tmp_path / "model", source, params)
+    for each in damaged_loads(path, source, 120):
+        assert list(each) == list(params)
+        altered = sum(int((each[n].view(np.uint32) != params[n].view(np.uint32)).sum()) for n in params)
+        assert altered <= 1
+
+
+def test_what_transformers_cannot_have_written_raises_nothing_unforeseen(tmp_path: Path) -> None:
+    folder = write(tmp_path / "hf", "hf", random_parameters())
+    for text in (b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"null", b'{"n_embd": null}', b"[" * 100_000):
+        (folder / "config.json").write_bytes(text)
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            open_checkpoint(folder)
+
+
+def test_a_file_cut_off_after_it_was_opened_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "gpt2.bin", "llmc", random_parameters())
+    reader = open_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match="ends early"):
+        reader.read("ln_f.bias")
+
+
+def test_dtypes_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    params = random_parameters()
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(CONFIG)))
+    (tmp_path / "model.safetensors").write_bytes(save(params | {"wte.weight": np.zeros((61, 16), np.int32)}))
+    with pytest.raises(CheckpointError, match=r"'wte.weight' is I32; float32"):
+        open_checkpoint(tmp_path)

@@ -1,0 +1,257 @@
+"""`gpt2spec convert`: what it says, what it leaves behind when it is stopped, and how little memory it takes."""
+
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoint_models import CONFIG, TARGETS, random_parameters, same_bits, write
+
+import gpt2spec
+from gpt2spec.checkpoints.convert import convert, hashes_of, verify
+from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.checkpoints.reader import CheckpointReader, Entry
+from gpt2spec.cli.main import main
+from gpt2spec.config import GPT2Config
+from gpt2spec.errors import CheckpointError, StorageError
+from gpt2spec.parameters import Weight, count_parameters, weight_table
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line: exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(each) for each in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "source", "ours", random_parameters())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_it_says_what_it_did(tmp_path: Path, source: Path, command: Command, target: str) -> None:
+    code, out, _ = command("convert", source, tmp_path / "target", "--to", target, "--verify", "--hashes")
+    assert code == 0
+    assert f"from       {source}/checkpoints/step-00000001 (gpt2spec)" in out
+    assert "28 of 7,952 values, float32, verified" in out
+    for name, digest in hashes_of(open_checkpoint(source)).items():
+        assert any(line.startswith(f"{name} ") and line.endswith(digest) for line in out.splitlines())
+
+
+def test_hashes_are_those_of_the_little_endian_values(source: Path) -> None:
+    import hashlib
+
+    params = random_parameters()
+    expected = {name: hashlib.sha256(x.astype("<f4").tobytes()).hexdigest() for name, x in params.items()}
+    assert hashes_of(open_checkpoint(source)) == expected
+
+
+def test_verify_notices_a_weight_that_is_another(tmp_path: Path, source: Path) -> None:
+    hashes = convert(open_checkpoint(source), tmp_path / "gpt2.bin", "llmc")
+    verify(tmp_path / "gpt2.bin", hashes)
+    data = bytearray((tmp_path / "gpt2.bin").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "gpt2.bin").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"'ln_f.bias' is not what was written"):
+        verify(tmp_path / "gpt2.bin", hashes)
+
+
+def test_info_shows_a_checkpoint_of_any_format(tmp_path: Path, source: Path, command: Command) -> None:
+    path = write(tmp_path / "gpt2.bin", "llmc", random_parameters())
+    code, out, _ = command("info", "--checkpoint", path, "--hashes")
+    assert code == 0 and "2 layers, width 16, 2 heads of 8" in out
+    assert "llm.c, float32, tokenizer not recorded" in out
+    code, out, _ = command("info", "--checkpoint", source, "--hashes", "--json")
+    described = json.loads(out)
+    assert described["sha256"] == hashes_of(open_checkpoint(path))
+    assert described["checkpoint"]["format"] == "gpt2spec"
+    for wrong in (("gpt2", "--checkpoint", path), ("--hashes",), ("gpt2", "--step", 1)):
+        assert command("info", *wrong)[0] == 2
+
+
+def test_a_checkpoint_of_a_run_is_chosen_by_its_step(tmp_path: Path, source: Path, command: Command) -> None:
+    from gpt2spec.checkpoints.native import TrainingState, save_checkpoint
+
+    later = random_parameters(seed=1)
+    folder = save_checkpoint(source, CONFIG, later, TrainingState(later, later, {"step": 2}))
+    assert command("convert", source, tmp_path / "last", "--to", "hf")[0] == 0
+    assert command("convert", source, tmp_path / "first", "--to", "hf", "--step", 1)[0] == 0
+    assert same_bits(gpt2spec.load_checkpoint(tmp_path / "last")[1], later)
+    assert same_bits(gpt2spec.load_checkpoint(tmp_path / "first")[1], random_parameters())
+    (folder / "model.safetensors").write_bytes(b"")
+    code, _, err = command("convert", source, tmp_path / "none", "--to", "hf")
+    assert code == 2 and "--step 1 takes the one before" in err
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path, source: Path, command: Command) -> None:
+    for arguments, message in (
+        (("--to", "hff"), "there is no format 'hff' (did you mean 'hf'?); there are hf, nanogpt, llmc"),
+        (("--to", "hf", "--dtype", "float61"), "no dtype 'float61' to write (did"),
+        (("--to", "hf", "--step", 9), "no checkpoint of step 9; it has 1"),
+    ):
+        code, _, err = command("convert", source, tmp_path / "target", *arguments)
+        assert code == 2 and message in err
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_exists_is_replaced_only_by_force(tmp_path: Path, source: Path, command: Command, target: str) -> None:
+    path = tmp_path / "target"
+    assert command("convert", source, path, "--to", target)[0] == 0
+    other = write(tmp_path / "other", "ours", random_parameters(seed=1))
+    code, _, err = command("convert", other, path, "--to", target)
+    assert code == 2 and "exists: choose another name, or replace it with --force" in err
+    assert same_bits(gpt2spec.load_checkpoint(path)[1], random_parameters())
+    assert command("convert", other, path, "--to", target, "--force")[0] == 0
+    assert same_bits(gpt2spec.load_checkpoint(path)[1], random_parameters(seed=1))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_force_replaces_nothing_but_a_checkpoint_of_that_format(tmp_path: Path, source: Path) -> None:
+    reader = open_checkpoint(source)
+    folder = write(tmp_path / "hf", "hf", random_parameters())
+    (folder / "notes.txt").write_text("mine")
+    for target, to, message in (
+        (folder, "hf", r"has other files, such as notes.txt"),
+        (folder, "llmc", "exists and is no file"),
+        (folder / "notes.txt", "hf", "exists and is no folder"),
+        (source, "hf", "is or holds the source"),
+        (tmp_path, "hf", "is or holds the source"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            convert(reader, target, to, force=True)
+    bin_file = write(tmp_path / "gpt2.bin", "llmc", random_parameters())
+    with pytest.raises(CheckpointError, match="is or holds the source"):
+        convert(open_checkpoint(bin_file), bin_file, "llmc", force=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interruption_leaves_nothing(tmp_path: Path, source: Path, target: str, error: type[BaseException]) -> None:
+    counts: list[int] = []
+
+    def interrupt(count: int) -> None:
+        counts.append(count)
+        if len(counts) == 10:
+            raise error
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(error):
+        convert(open_checkpoint(source), tmp_path / "target", target, progress=interrupt)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_full_disk_leaves_nothing_and_is_told(tmp_path: Path, source: Path, target: str) -> None:
+    before = sorted(tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*target: the file would be larger"):
+            convert(open_checkpoint(source), tmp_path / "target", target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_progress_has_a_rate_and_a_time_left(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gpt2spec.cli.convert import Progress
+
+    with Progress("writing", 1_000_000, quiet=False) as progress:
+        progress.start = progress.last_line = time.monotonic() - 11
+        progress.add(250_000)
+        progress.add(250_000)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "writing  1/4 MB  0 MB/s  ETA 00:33"
+
+
+def convert_again_and_again(reader: CheckpointReader, path: Path, target: str) -> None:
+    while True:
+        convert(reader, path, target, force=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_killed_at_any_moment_it_leaves_a_whole_checkpoint_or_none(tmp_path: Path, target: str) -> None:
+    config = CONFIG.replace(n_embd=128, n_layer=4, vocab_size=2000)
+    params = random_parameters(config)
+    reader = open_checkpoint(write(tmp_path / "source", "ours", params, config))
+    path = tmp_path / "target"
+    convert(reader, path, target)  # torch, where it is needed, is imported before the fork
+    whole = 0
+    for moment in np.random.default_rng(0).uniform(0.0, 0.15, 8):
+        process = multiprocessing.get_context("fork").Process(
+            target=convert_again_and_again, args=(reader, path, target)
+        )
+        process.start()
+        time.sleep(moment)
+        process.kill()
+        process.join()
+        if path.exists():
+            whole += 1
+            assert same_bits(gpt2spec.load_checkpoint(path)[1], params)
+        for leftover in tmp_path.glob(".*.tmp"):
+            with pytest.raises(CheckpointError):  # given by mistake, it is no checkpoint either, or it is whole
+                assert same_bits(gpt2spec.load_checkpoint(leftover)[1], params)
+                raise CheckpointError
+    assert whole > 0
+
+
+def numbers(weight: Weight) -> np.ndarray:
+    return np.arange(weight.size, dtype=np.float32).reshape(weight.shape)
+
+
+MEASURE = """
+import sys, torch
+from pathlib import Path
+from gpt2spec.checkpoints.convert import convert, verify
+from gpt2spec.checkpoints.opening import open_checkpoint
+
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+start = peak()
+for to in ("hf", "nanogpt", "llmc"):
+    target = folder / to
+    verify(target, convert(open_checkpoint(source), target, to))
+    print(to, peak() - start, flush=True)
+    source = target
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_converting_takes_little_more_memory_than_a_weight(tmp_path: Path) -> None:
+    """250 MB of weights, the largest 16 MB."""
+    config = GPT2Config(n_layer=5, n_head=16, n_embd=1024, n_ctx=64, vocab_size=1000)
+    assert count_parameters(config) * 4 > 250e6
+    entries = {w.name: Entry(w.name, w.shape, "float32", partial(numbers, w)) for w in weight_table(config)}
+    convert(CheckpointReader(tmp_path, "made up", config, entries), tmp_path / "source.bin", "llmc")
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "source.bin"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    for line in ran.stdout.splitlines():
+        to, grown = line.split()
+        limit = 50e6 if to == "hf" else 100e6  # reading nanoGPT's file, PyTorch has 16 MB of it mapped besides
+        assert int(grown) < limit, ran.stdout
