@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json, special_tokens
+from gpt2spec.checkpoints.huggingface_tokenizer import MERGES, SETTINGS, VOCABULARY, tokenizer_in, write_tokenizer
 from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
@@ -19,11 +20,12 @@ from gpt2spec.checkpoints.torch_file import TorchFile
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import weight_table
+from gpt2spec.tokenizer import TOKENIZERS, tokenizer_named
 
 CONFIG, SAFETENSORS, TORCH = "config.json", "model.safetensors", "pytorch_model.bin"
 GENERATION_CONFIG = "generation_config.json"
 INDEX = ".index.json"
-FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG})
+FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG, VOCABULARY, MERGES, SETTINGS})
 """What `write_folder` writes."""
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of older versions
 
@@ -49,7 +51,9 @@ def open_folder(folder: Path) -> CheckpointReader:
             raise CheckpointError(f"{weights} has the weight {name!r} twice")
         entries[name] = entry
     drop_tied_head(weights, entries)
-    return CheckpointReader(folder, "Hugging Face", config, fitting(weights, config, entries), tokenizer)
+    return CheckpointReader(
+        folder, "Hugging Face", config, fitting(weights, config, entries), tokenizer or tokenizer_in(folder)
+    )
 
 
 def order(config: GPT2Config) -> Iterator[str]:
@@ -60,10 +64,13 @@ def order(config: GPT2Config) -> Iterator[str]:
 def write_folder(
     folder: Path, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
 ) -> None:
-    """Fill an empty folder; the weights come in `order(config)`."""
+    """Fill an empty folder; the weights come in `order(config)`, and the tokenizer's files where it is one of ours."""
     metadata = {"format": "pt"} | ({} if tokenizer is None else {"tokenizer": tokenizer})
     with (folder / SAFETENSORS).open("wb") as file:
         write_safetensors(file, weight_table(config), tensors, dtype, metadata)
+    for known in (tokenizer_named(name) for name in TOKENIZERS):
+        if known.id == tokenizer:
+            write_tokenizer(folder, known, config.n_ctx)
     generation = {"_from_model_config": True, **special_tokens(config)}
     for name, value in ((GENERATION_CONFIG, generation), (CONFIG, config_to_json(config, dtype))):
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

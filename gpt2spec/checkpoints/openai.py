@@ -13,8 +13,9 @@ import numpy as np
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry, config_with, fitting
 from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.checkpoints.tensor_bundle import BundleTensor, open_bundle
-from gpt2spec.config import GPT2Config
+from gpt2spec.config import VOCAB_SIZE, GPT2Config
 from gpt2spec.errors import CheckpointError
+from gpt2spec.tokenizer import gpt2_tokenizer
 
 HPARAMS, POINTER = "hparams.json", "checkpoint"
 _HPARAMS = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_ctx": "n_ctx", "vocab_size": "n_vocab"}
@@ -28,7 +29,8 @@ def open_openai(folder: Path) -> CheckpointReader:
     index = _index(folder)
     config = _config(folder / HPARAMS)
     entries = {our_name(name): _entry(name, t) for name, t in open_bundle(index).items() if not _TRAINING.match(name)}
-    return CheckpointReader(folder, "OpenAI", config, fitting(index, config, entries))
+    tokenizer = gpt2_tokenizer().id if config.vocab_size == VOCAB_SIZE else None
+    return CheckpointReader(folder, "OpenAI", config, fitting(index, config, entries), tokenizer)
 
 
 def our_name(name: str) -> str:

@@ -35,12 +35,14 @@ class Tokenizer:
 
     Attributes:
         id: name and a hash of the merges: equal for tokenizers that give equal ids.
+        merges: the contents of its `vocab.bpe` file.
         vocab_size: token ids run from 0 to `vocab_size - 1`.
         end_of_text: id of `<|endoftext|>`, which separates documents.
     """
 
     def __init__(self, merges: bytes, name: str) -> None:
         """Build from the contents of a `vocab.bpe` file (a version line, then one merge a line)."""
+        self.merges = merges
         self.ranks = token_ranks(merges.decode("utf-8"))
         self.id = f"{name}-{hashlib.sha256(merges).hexdigest()[:16]}"
         self.vocab_size = len(self.ranks) + 1
