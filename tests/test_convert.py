@@ -49,6 +49,7 @@ def test_it_says_what_it_did(tmp_path: Path, source: Path, command: Command, tar
     assert code == 0
     assert f"from       {source}/checkpoints/step-00000001 (gpt2spec)" in out
     assert "28 of 7,952 values, float32, verified" in out
+    assert out.count("Note: nanoGPT's own code has the exact GELU") == (target == "nanogpt")
     for name, digest in hashes_of(open_checkpoint(source)).items():
         assert any(line.startswith(f"{name} ") and line.endswith(digest) for line in out.splitlines())
 

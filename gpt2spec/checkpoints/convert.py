@@ -31,6 +31,7 @@ class Format:
         check: raises where the format cannot express a configuration.
         write: (open file or empty folder, configuration, weights in `order`, dtype, id of the tokenizer or None).
         is_folder: whether it is a folder rather than a file.
+        notes: what one should know about weights in it.
     """
 
     title: str
@@ -38,13 +39,16 @@ class Format:
     check: Callable[[GPT2Config], None]
     write: Callable[[Any, GPT2Config, Tensors, str, str | None], None]
     is_folder: bool = False
+    notes: tuple[str, ...] = ()
 
 
 WRITABLE = {
     "hf": Format(
         "Hugging Face", huggingface_folder.order, lambda config: None, huggingface_folder.write_folder, is_folder=True
     ),
-    "nanogpt": Format("nanoGPT", nanogpt.order, nanogpt.check_expressible, nanogpt.write_nanogpt),
+    "nanogpt": Format(
+        "nanoGPT", nanogpt.order, nanogpt.check_expressible, nanogpt.write_nanogpt, notes=(nanogpt.GELU_NOTE,)
+    ),
     "llmc": Format("llm.c", llmc.order, llmc.check_expressible, llmc.write_llmc),
 }
 

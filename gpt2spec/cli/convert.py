@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2spec.cli.checkpoint_arguments import add_step_argument, opened
 
 if TYPE_CHECKING:
+    from gpt2spec.checkpoints.convert import Format
     from gpt2spec.checkpoints.reader import CheckpointReader
 
 NAME = "convert"
@@ -52,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
     if args.verify:
         with Progress("verifying", total, args.quiet) as progress:
             verify(args.target, hashes, progress.add)
-    print(summary(reader, args.target, form.title, args.dtype, args.verify))
+    print(summary(reader, args.target, form, args.dtype, args.verify))
     if args.hashes:
         print(f"\n{hashes_text(reader.config, hashes)}")
     return 0
 
 
-def summary(reader: "CheckpointReader", target: Path, title: str, dtype: str, verified: bool) -> str:
+def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str, verified: bool) -> str:
     """What was done, as a table, and what one should know of it."""
     from gpt2spec.cli.table import format_table
     from gpt2spec.parameters import count_parameters
@@ -66,11 +67,12 @@ def summary(reader: "CheckpointReader", target: Path, title: str, dtype: str, ve
     weights = f"{len(reader.entries):,} of {count_parameters(reader.config):,} values, {dtype}"
     rows = [
         ("from", f"{reader.path} ({reader.format})"),
-        ("to", f"{target} ({title})"),
+        ("to", f"{target} ({form.title})"),
         ("weights", weights + (", verified" if verified else "")),
         ("tokenizer", reader.tokenizer or "not recorded"),
     ]
-    return "\n".join([format_table(rows), *(f"Note: {note}." for note in reader.notes)])
+    notes = dict.fromkeys((*reader.notes, *form.notes))  # each once
+    return "\n".join([format_table(rows), *(f"Note: {note}." for note in notes)])
 
 
 class Progress:
