@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ def test_a_tensor_with_fewer_values_than_its_shape_is_refused(tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(config_to_json(CONFIG)))
     with pytest.raises(CheckpointError, match=r"'wte.weight' has fewer values than its shape says"):
         open_checkpoint(tmp_path)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    """It could be a thousand times larger than it looks; and mapped, its bytes would be taken for values."""
+    original = write(tmp_path / "ckpt.pt", "nanogpt", random_parameters())
+    with zipfile.ZipFile(original) as stored, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name), zipfile.ZIP_DEFLATED if "wte" in name else zipfile.ZIP_STORED)
+    with pytest.raises(CheckpointError, match=r"archive/data/wte.weight in it is compressed"):
+        open_checkpoint(tmp_path / "packed.pt")
 
 
 def file_of(path: Path, source: str) -> Path:

@@ -137,13 +137,14 @@ def test_the_pointer_may_be_missing_and_may_not_be_wrong(folder: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_an_index_of_many_blocks_with_shared_prefixes(tmp_path: Path) -> None:
+def test_an_index_of_many_blocks_with_shared_prefixes_and_two_files_of_values(tmp_path: Path) -> None:
     """Blocks put together here by LevelDB's description; that TensorFlow's are read is tested above."""
     names = [f"model/{'x' * 40}/{i:03d}" for i in range(300)]
     values = np.arange(300 * 6, dtype="<f4").reshape(300, 2, 3)
     index = bundle_index(dict(zip(names, values, strict=True)), block_entries=7, restart_every=3)
     (tmp_path / "m.index").write_bytes(index)
-    (tmp_path / "m.data-00000-of-00001").write_bytes(values.tobytes())
+    (tmp_path / "m.data-00000-of-00002").write_bytes(values[:150].tobytes())
+    (tmp_path / "m.data-00001-of-00002").write_bytes(values[150:].tobytes())
     tensors = open_bundle(tmp_path / "m.index")
     assert sorted(tensors) == names
     assert all(np.array_equal(tensors[name].read(), each) for name, each in zip(names, values, strict=True))
@@ -173,11 +174,13 @@ def block(entries: list[tuple[bytes, bytes]], restart_every: int) -> bytes:
 
 
 def bundle_index(tensors: dict[str, np.ndarray], block_entries: int, restart_every: int) -> bytes:
-    entries = [(b"", b"\x08\x01")]
+    entries = [(b"", b"\x08\x02")]
+    half = len(tensors) // 2
     for i, (name, values) in enumerate(tensors.items()):
         dims = b"".join(b"\x12" + varint(2) + b"\x08" + varint(size) for size in values.shape)
         size, checksum = values.nbytes, masked(google_crc32c.value(values.tobytes()))
-        entry = b"\x08\x01\x12" + varint(len(dims)) + dims + b"\x20" + varint(i * size) + b"\x28" + varint(size)
+        entry = b"\x08\x01\x12" + varint(len(dims)) + dims + b"\x18" + varint(i // half)
+        entry += b"\x20" + varint(i % half * size) + b"\x28" + varint(size)
         entry += b"\x35" + checksum.to_bytes(4, "little")
         entries.append((name.encode(), entry))
     table, handles = b"", []

@@ -96,12 +96,15 @@ class TorchFile:
 
 
 def check_archive(path: Path) -> None:
-    """Raise unless every member of a zip archive has its checksum."""
+    """Raise unless every member of a zip archive is stored as it is, to be mapped, and has its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()
     except Exception as error:  # a damaged directory can make zipfile raise anything
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    if packed:
+        raise CheckpointError(f"{path} is refused: {packed[0]} in it is compressed, which PyTorch does not do")
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: {damaged} does not match its checksum")
 
