@@ -1,0 +1,127 @@
+"""`gpt2spec eval`: a model's scores in benchmarks, each with its protocol and what it may be compared with."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
+from gpt2spec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gpt2spec.tasks.evaluate import Result
+
+NAME = "eval"
+HELP = "score a trained model in benchmarks"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="what to evaluate; --list shows what there is")
+    parser.add_argument("--list", action="store_true", help="list the tasks and where to get their data")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="run directory or checkpoint")
+    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="file or folder in the dataset's own form; TASK=PATH for one of several tasks; repeatable",
+    )
+    data.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
+    data.add_argument(
+        "--stride", type=int, metavar="N", help="tokens by which windows over long texts move on (default: the context)"
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write everything that is printed to a file")
+    output.add_argument("--quiet", action="store_true", help="show no progress")
+
+    computing = parser.add_argument_group("computing")
+    computing.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts computed together")
+    computing.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder for answers, so that an interrupted evaluation can go on"
+    )
+    computing.add_argument("--no-cache", action="store_true", help="keep no answers, and use none")
+    add_backend_arguments(computing)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate task by task. Results are printed, and written, as each is known."""
+    from gpt2spec.cli.eval_output import list_text, result_text, write_report
+    from gpt2spec.tasks.registry import load_task, task_listings
+
+    if args.list:
+        print(list_text(task_listings()))
+        return 0
+    if not args.tasks or args.checkpoint is None:
+        raise ConfigError("say what to evaluate: gpt2spec eval TASK --checkpoint DIR --data PATH; --list shows tasks")
+    tasks = {name: load_task(name) for name in args.tasks}
+    paths = data_paths(args.tasks, args.data)
+    model, cache, about = prepared(args)
+    results: list[Result] = []
+    for name, task in tasks.items():
+        results.append(evaluated(args, name, task, paths[name], model, cache))
+        print(("\n" if len(results) > 1 else "") + result_text(results[-1], about["size"]), flush=True)
+        if args.json is not None:
+            write_report(args.json, about, results)
+    return 0
+
+
+def data_paths(tasks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
+    """The data of each task: what was given for it, or else what was given for all."""
+    for_all = [Path(text) for text in given if text.partition("=")[0] not in tasks]
+    if len(for_all) > 1:
+        raise ConfigError(f"--data names {len(for_all)} paths for all tasks; say which as in --data {tasks[0]}=PATH")
+    own = {task: Path(path) for task, equals, path in (text.partition("=") for text in given) if task in tasks and path}
+    missing = [task for task in tasks if task not in own and not for_all]
+    if missing:
+        raise ConfigError(f"{missing[0]} needs --data PATH; gpt2spec eval --list says where to get its data")
+    return {task: own.get(task) or for_all[0] for task in tasks}
+
+
+def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, the answers it gave before, and what the report says of both."""
+    from gpt2spec import __version__
+    from gpt2spec.tasks.cache import AnswerCache, default_folder, fingerprint
+    from gpt2spec.tasks.checkpoint import load_checkpoint
+    from gpt2spec.tasks.evaluate import Model
+    from gpt2spec.tasks.published import size_of
+
+    backend = backend_from(args)
+    config, params, tokenizer = load_checkpoint(args.checkpoint, args.step)
+    model = Model(backend, config, params, tokenizer, args.batch_size, args.stride)
+    options = sorted((args.backend_options or {}).items())
+    mark = fingerprint(config, params, tokenizer.id, backend.name, backend.device, backend.dtype, options)
+    folder = args.cache or default_folder()
+    about = {
+        "gpt2spec": __version__,
+        "checkpoint": str(args.checkpoint),
+        "step": args.step,
+        "size": size_of(config),
+        "model": mark,
+        "backend": backend.name,
+        "device": backend.device,
+        "dtype": backend.dtype,
+        "n_ctx": model.reader.n_ctx,
+        "stride": model.reader.stride,
+        "limit": args.limit,
+    }
+    return model, AnswerCache(None if args.no_cache else folder / f"{mark}.jsonl"), about
+
+
+def evaluated(args: argparse.Namespace, name: str, task: Any, data: Path, model: Any, cache: Any) -> "Result":
+    """One task's result. Ctrl-C says what is kept, and goes on as `KeyboardInterrupt`."""
+    from gpt2spec.cli.eval_progress import EvalProgress
+    from gpt2spec.tasks.evaluate import evaluate
+
+    progress = EvalProgress(args.quiet)
+    try:
+        return evaluate(task, name, data, model, cache, progress, args.limit)
+    except KeyboardInterrupt:
+        progress.tell_interrupted(kept=cache.path is not None)
+        raise
+    finally:
+        progress.close()

@@ -1,0 +1,79 @@
+"""Children's Book Test: which of ten words was left out of a sentence that follows twenty (Hill et al. 2016)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2spec.errors import DataError
+from gpt2spec.tasks.choices import Choice, chosen
+from gpt2spec.tasks.detokenise import PTB, Style
+from gpt2spec.tasks.published import published
+from gpt2spec.tasks.reader import Reader
+from gpt2spec.tasks.requests import Asked, Request
+from gpt2spec.tasks.sources import only_file, read_text
+from gpt2spec.tasks.task import Score, Task, mean_score
+
+BLANK = "XXXXX"
+SENTENCES = 20
+
+_STYLE = Style(contractions=PTB.contractions)
+_WORDS = {"``": '"', "''": '"', "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]"}
+
+
+@dataclass(frozen=True)
+class ChildrensBooks(Task):
+    """One kind of word: `kind` is "CN" for common nouns, "NE" for named entities."""
+
+    kind: str
+
+    def read(self, path: Path) -> list[Choice]:
+        """`cbtest_CN_valid_2000ex.txt` or the like: blocks of 21 numbered lines, the last with the choices."""
+        path = only_file(path, f"cbtest_{self.kind}_valid*.txt", f"cbtest_{self.kind}_test*.txt")
+        blocks = [block.strip().split("\n") for block in read_text(path).split("\n\n") if block.strip()]
+        return [_example(block, path) for block in blocks]
+
+    def requests(self, example: Choice, reader: Reader) -> list[Request]:
+        """Each word and what follows it in its sentence."""
+        return [reader.likelihood(example.context, ending) for ending in example.endings]
+
+    def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
+        """Accuracy."""
+        protocol = "de-tokenised; the word with the largest log-likelihood of it and the rest of its sentence"
+        return [mean_score("accuracy", chosen(examples, asked), protocol, published(f"cbt-{self.kind.lower()}"))]
+
+
+def common_nouns() -> ChildrensBooks:
+    """A common noun was left out."""
+    return ChildrensBooks("CN")
+
+
+def named_entities() -> ChildrensBooks:
+    """A name was left out."""
+    return ChildrensBooks("NE")
+
+
+def _example(lines: list[str], path: Path) -> Choice:
+    texts = [line.partition(" ")[2] for line in lines]
+    query, _, choices = texts[-1].partition("\t")
+    answer, _, candidates = choices.partition("\t")
+    words = candidates.strip().split("|")
+    if len(lines) != SENTENCES + 1 or BLANK not in query.split() or answer not in words:
+        raise DataError(f"{path} is no file of the Children's Book Test: a block ends in {lines[-1][:60]!r}")
+    passage = "".join(natural(text.split()) + " " for text in texts[:-1])
+    before, *endings = _endings(query.split(), words)
+    return Choice(passage + before, tuple(endings), words.index(answer))
+
+
+def _endings(query: Sequence[str], words: Sequence[str]) -> list[str]:
+    """What all sentences begin with, and how each goes on; the space between is the latter's."""
+    place = query.index(BLANK)
+    before = natural(query[:place])
+    filled = [natural([*query[:place], word, *query[place + 1 :]]) for word in words]
+    if not all(sentence.startswith(before) for sentence in filled):
+        before = ""
+    return [before, *(sentence[len(before) :] for sentence in filled)]
+
+
+def natural(words: Sequence[str]) -> str:
+    """Words of the Penn Treebank's style as people would write them."""
+    return _STYLE.join([_WORDS.get(word, word) for word in words])

@@ -1,0 +1,147 @@
+"""Evaluation: the requests of a task, answered by a model in batches, and scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpt2spec.backend import Backend
+from gpt2spec.config import GPT2Config
+from gpt2spec.decoding.generator import Generator
+from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.errors import ConfigError, DataError
+from gpt2spec.parameters import HostParams
+from gpt2spec.tasks.cache import AnswerCache
+from gpt2spec.tasks.reader import Reader
+from gpt2spec.tasks.requests import Answer, Asked, Continuation, Continued, Likelihood, Request, key_of
+from gpt2spec.tasks.scoring import Scorer, batches
+from gpt2spec.tasks.task import Score, Task
+from gpt2spec.tokenizer import Tokenizer
+
+
+class Model:
+    """A GPT-2 that answers requests. Its weights go to the device when they are first needed, once for each kind."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: GPT2Config,
+        params: HostParams,
+        tokenizer: Tokenizer,
+        batch_size: int = 16,
+        stride: int | None = None,
+    ) -> None:
+        """`stride` is that of windows over long texts; None moves on by the whole context."""
+        if batch_size < 1:
+            raise ConfigError(f"a batch has at least 1 row, not {batch_size}")
+        if tokenizer.vocab_size > config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {config.vocab_size}: "
+                "they do not belong together"
+            )
+        self.reader = Reader(tokenizer, config.n_ctx, config.n_ctx if stride is None else stride)
+        self.batch_size = batch_size
+        self._with = (backend, config, params)
+        self._scorer: Scorer | None = None
+        self._generator: Generator | None = None
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers to requests that are alike: likelihoods with equal bans, or continuations with equal options."""
+        likelihoods = [request for request in requests if isinstance(request, Likelihood)]
+        if likelihoods:
+            self._scorer = self._scorer or Scorer(*self._with, batch_size=self.batch_size)
+            self._scorer.ban(likelihoods[0].banned)
+            return list(self._scorer.score(likelihoods))
+        self._generator = self._generator or Generator(*self._with, self.reader.tokenizer)
+        prompts = [request.prompt for request in requests if isinstance(request, Continuation)]
+        options = dataclasses.replace(_options(requests[0]), batch_size=self.batch_size)
+        made = self._generator.generate(prompts, options)
+        return [Continued(each.text or "", sum(each.logprobs)) for each in made]
+
+
+class Progress(Protocol):
+    """What is told of how far an evaluation has come."""
+
+    def begin(self, task: str, requests: int, done: int, tokens: int) -> None:
+        """So many different requests there are, so many of them answered before; the others have so many tokens."""
+
+    def advance(self, requests: int, tokens: int) -> None:
+        """Some more were answered."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of one task."""
+
+    task: str
+    data: Path
+    examples: int
+    scores: list[Score]
+
+
+def evaluate(
+    task: Task,
+    name: str,
+    data: Path,
+    model: Model,
+    cache: AnswerCache | None = None,
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> Result:
+    """The scores of a model in a task.
+
+    Args:
+        task: from `gpt2spec.tasks.registry.load_task`.
+        name: what it is called.
+        data: file or folder in the dataset's own format.
+        model: who answers.
+        cache: where answers are kept, so that an interrupted evaluation can be called again.
+        progress: is told how far it is.
+        limit: only so many examples, the first ones.
+
+    Raises:
+        DataError: the data are missing, of another form, or empty.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"a limit is at least 1 example, not {limit}")
+    examples = task.read(data)[:limit]
+    if not examples:
+        raise DataError(f"{data} holds no example of {name}")
+    cache = AnswerCache() if cache is None else cache
+    requests = [tuple(task.requests(example, model.reader)) for example in examples]
+    answer_all([request for each in requests for request in each], name, model, cache, progress)
+    asked = [Asked(each, tuple(cache[request] for request in each)) for each in requests]
+    return Result(name, data, len(examples), task.scores(examples, asked, model.reader))
+
+
+def answer_all(
+    requests: Sequence[Request], name: str, model: Model, cache: AnswerCache, progress: Progress | None = None
+) -> None:
+    """Put the answers to all requests into the cache, a batch at a time, each different request answered once."""
+    different = list({key_of(request): request for request in requests}.values())
+    waiting = [request for request in different if request not in cache]
+    if progress is not None:
+        progress.begin(name, len(different), len(different) - len(waiting), sum(each.length for each in waiting))
+    for batch in alike(waiting, model.batch_size, model.reader.n_ctx):
+        cache.add(zip(batch, model.answer(batch), strict=True))
+        if progress is not None:
+            progress.advance(len(batch), sum(each.length for each in batch))
+
+
+def alike(requests: Sequence[Request], batch_size: int, n_ctx: int) -> Iterator[list[Request]]:
+    """Requests in batches of which each can be answered at once, the longest first."""
+    groups: dict[Any, list[Request]] = {}
+    for request in requests:
+        kind = request.banned if isinstance(request, Likelihood) else request.options
+        groups.setdefault(kind, []).append(request)
+    for group in groups.values():
+        for places in batches([min(request.length, n_ctx) for request in group], batch_size, n_ctx):
+            yield [group[i] for i in places]
+
+
+def _options(request: Request) -> GenerateOptions:
+    assert isinstance(request, Continuation)
+    return request.options

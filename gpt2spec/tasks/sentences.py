@@ -1,0 +1,18 @@
+"""Cutting texts into sentences, roughly: after a full stop, question or exclamation mark and a space."""
+
+import re
+
+_END = re.compile(r"""(?<=[.!?])["')\]\u201d\u2019]*\s+|\s*\n+\s*""")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text; a line end also ends one."""
+    ends = [(match.start(), match.end()) for match in _END.finditer(text)]
+    starts = [0, *(end for _, end in ends)]
+    stops = [*(end for _, end in ends), len(text)]
+    return [part for start, stop in zip(starts, stops, strict=True) if (part := text[start:stop].strip())]
+
+
+def first_sentences(text: str, count: int) -> str:
+    """The first `count` sentences, a space between them."""
+    return " ".join(sentences(text)[:count])
