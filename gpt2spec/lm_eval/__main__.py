@@ -1,0 +1,30 @@
+"""lm-eval's own command line, to which the model `gpt2spec` is known.
+
+lm-eval finds no models of other packages by itself; everything after `python -m gpt2spec.lm_eval` is as after
+`lm_eval`.
+"""
+
+import sys
+
+from gpt2spec.errors import GPT2SpecError
+
+
+def main() -> int:
+    """Run lm-eval on `sys.argv`; what a user can put right is told in one line, and the exit code is 2."""
+    try:
+        from lm_eval.__main__ import cli_evaluate
+
+        import gpt2spec.lm_eval.model  # noqa: F401 - registers the model
+    except ModuleNotFoundError as error:
+        print(f'gpt2spec: error: {error}; pip install "gpt2spec[lm-eval]"', file=sys.stderr)
+        return 2
+    try:
+        cli_evaluate()
+    except GPT2SpecError as error:
+        print(f"gpt2spec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
