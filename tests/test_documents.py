@@ -1,5 +1,6 @@
 """README.md and docs/ do what they say: their commands are run, their code is executed."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ LONG_RUNS = (ROOT / "docs" / "long-runs.md").read_text(encoding="utf-8")
 DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 CHECKPOINTS = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+EVALUATING = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "write-a-backend.md").read_text(encoding="utf-8")
 INSTALL_AND_RUN = "pip install -c constraints.txt -e . && gpt2spec train"
 INSTALL_AND_TEST = 'pip install -c constraints.txt -e ".[all,test]" && pytest -n 2 --dist loadfile'
@@ -127,6 +129,20 @@ def test_the_page_on_checkpoints_works(
     (example,) = blocks(CHECKPOINTS, "python")
     exec(example, {})
     assert capsys.readouterr().out == "2 (257, 32)\n"
+def test_the_page_on_evaluating_works(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offline = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    for line in commands(EVALUATING):
+        if "gpt2spec.lm_eval" not in line or importlib.util.find_spec("lm_eval") is not None:
+            run_line(line, tmp_path, {**environment, **offline})
+    monkeypatch.chdir(tmp_path)
+    first, plugin = blocks(EVALUATING, "python")
+    exec(first, {})
+    assert capsys.readouterr().out.startswith("perplexity of the last word ")
+    names: dict[str, object] = {}
+    exec(plugin, names)
+    assert [info.name for info in names["gpt2spec_tasks"]()] == ["parrots"]  # type: ignore[operator]
 
 
 def test_links_lead_somewhere() -> None:
