@@ -88,6 +88,11 @@ def test_target_longer_than_the_context_is_read_in_windows(params: HostParams) -
     assert whole.total == pytest.approx(sum(expected(params, part).total for part in parts))
 
 
+def test_empty_target_is_certain(params: HostParams) -> None:
+    scorer = Scorer(gpt2spec.load_backend("numpy"), CONFIG, params)
+    assert scorer.score([Likelihood((1, 2), ())]) == [Likely(0.0, (), True)]
+
+
 def test_weights_that_are_not_numbers_are_told(params: HostParams) -> None:
     broken = {**params, "ln_f.bias": np.full_like(params["ln_f.bias"], np.nan)}
     with pytest.raises(InputError, match="not finite"):

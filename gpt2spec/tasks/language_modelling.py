@@ -1,6 +1,7 @@
 """Perplexity of texts: WikiText, PTB, One Billion Words; bits per byte and character: enwik8, text8."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Texts(Task):
     def read(self, path: Path) -> list[Passage]:
         """The test file as one passage, or one for each line."""
         text = read_text(only_file(path, *self.files), newline="")
-        parts = text.splitlines(keepends=True) if self.by_line else [text]
+        parts = re.findall(r"[^\n]*\n|[^\n]+", text) if self.by_line else [text]
         return [self._passage(part) for part in parts if part.strip()]
 
     def _passage(self, text: str) -> Passage:

@@ -40,7 +40,7 @@ class Reader:
         before = self.tokenizer.encode(context)
         together = self.tokenizer.encode(context + target)
         start = before or [self.tokenizer.end_of_text]
-        after = together[len(before) :]
+        after = together[len(before) :] or self.tokenizer.encode(target)  # where both have become one token
         return Likelihood(tuple(start), tuple(after), banned)
 
     def text(self, text: str) -> list[Likelihood]:

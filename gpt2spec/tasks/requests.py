@@ -12,7 +12,7 @@ from gpt2spec.decoding.options import GenerateOptions
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely is `target` after `context`? Neither is empty.
+    """How likely is `target` after `context`, which is not empty?
 
     What of the context does not fit the model is left out from its beginning; a target that does not fit is read in
     windows. `banned` are tokens that a filtered guess of the target's first token leaves out.

@@ -108,8 +108,10 @@ class Scorer:
 
 
 def rows_of(request: Likelihood, n_ctx: int) -> list[Row]:
-    """The rows that answer a request: one, unless the target alone passes the context."""
+    """The rows that answer a request: one, unless the target is empty or alone passes the context."""
     tokens = (*request.context, *request.target)
+    if not request.target:
+        return []
     if len(request.target) <= n_ctx:
         return [Row(tokens[-(n_ctx + 1) :], len(request.target))]
     tokens = tokens[len(request.context) - 1 :]
@@ -142,6 +144,8 @@ def _padded(count: int, batch_size: int) -> int:
 
 
 def _joined(parts: Sequence[Predicted]) -> Likely:
+    if not parts:
+        return Likely(0.0, (), True)
     logprobs, greedy, filtered = (np.concatenate(column) for column in zip(*parts, strict=True))
     if np.isnan(logprobs).any():
         raise InputError("the model's logits are not finite: its weights are damaged, or training has diverged")

@@ -1,6 +1,7 @@
 """Reading the files of datasets: what is missing or of another form is a `DataError` that says so."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,7 @@ def checked(found: Any, place: str, *keys: str) -> dict[str, Any]:
 
 def csv_rows(path: Path, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV file whose first line names its columns, all of `columns` among them."""
-    rows = csv.DictReader(read_text(path, newline="").splitlines(keepends=True))
+    rows = csv.DictReader(io.StringIO(read_text(path, newline=""), newline=""))
     missing = [column for column in columns if column not in (rows.fieldnames or ())]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; is it a file of another dataset?")
