@@ -96,7 +96,7 @@ def hellaswag(folder: Path) -> None:
             "ctx_a": "A man holds a hose.",
             "ctx_b": "he",
             "ctx": "A man holds a hose. he",
-            "endings": ["sprays the car [step] with water.", "eats  the hose.", "flies away", "sings"],
+            "endings": ["sprays the car [step] with water.", "eats  the hose.", "flies away [title] home", "sings"],
             "label": i % 4,
         }
         for i in range(5)

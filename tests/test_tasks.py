@@ -274,7 +274,7 @@ def test_choices_follow_their_context(name: str, context: str, right: tuple[str,
     asked = prompts(name, tmp_path)
     assert {before for before, _ in asked[0]} == {context}
     if name == "hellaswag":
-        endings = [" sprays the car with water.", " eats the hose.", " flies away", " sings"]
+        endings = [" sprays the car with water.", " eats the hose.", " flies away. home", " sings"]
         assert [target for _, target in asked[0]] == endings
         found = values(run(name, tmp_path, Oracle(lambda _, target: -float(len(target)))))
         assert found["accuracy"] == pytest.approx(20.0), "the shortest is right once in five"
@@ -306,10 +306,10 @@ def test_summaries_are_asked_for_with_and_without_the_hint(tmp_path: Path) -> No
     with_hint, without = (prompt for prompt, _ in prompts("cnn-dailymail", tmp_path)[0])
     assert with_hint == without + "\nTL;DR:"
     assert "@highlight" not in without and without.startswith("A ferry ran aground")
-    right = "Ferry runs aground near harbour. Nobody was hurt, and passengers were taken to a school."
+    right = "Ferry runs aground near harbour. Nobody was hurt! And passengers were taken to a school."
 
     def says(prompt: str) -> str:
-        return right if "TL;DR" in prompt else "Nothing."
+        return right + " And more." if "TL;DR" in prompt else "Nothing."
 
     found = values(run("cnn-dailymail", tmp_path, Oracle(says=says)))
     assert [found[f"{name}, with the hint"] for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE")] == [100.0] * 4

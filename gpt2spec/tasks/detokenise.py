@@ -136,7 +136,7 @@ class Style:
             return ""
         inner = line[len(self.pad) : len(line) - len(self.pad)]
         natural = self.join(inner.split(" "))
-        return natural if not natural.startswith(RAW) and self._tokenise_line(natural) == line else RAW + line
+        return natural if self._tokenise_line(natural) == line else RAW + line
 
     def _tokenise_line(self, line: str) -> str:
         if line.startswith(RAW):

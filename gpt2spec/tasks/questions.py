@@ -88,7 +88,7 @@ class Questions(Task):
 
 def normalised_trivia(answer: str) -> str:
     """As TriviaQA's evaluation does it: punctuation and underscores become spaces."""
-    words = answer.lower().replace("_", " ").translate(_TRIVIA_PUNCTUATION)
+    words = answer.lower().translate(_TRIVIA_PUNCTUATION)
     return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", words).split())
 
 
