@@ -86,6 +86,19 @@ def test_numbers_that_are_no_json_are_null(run: Run, tmp_path: Path) -> None:
     assert [score["stderr"] for score in json.loads(report.read_text())["results"][0]["scores"]] == [None, None]
 
 
+def test_any_checkpoint_can_be_evaluated(run: Run, checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
+    """A Hugging Face folder here; the answers kept for our own checkpoint serve it, for the weights are the same."""
+    folder = write_sample("hellaswag", tmp_path)
+    out = run("hellaswag", "--data", folder)[1]
+    assert main(["convert", str(checkpoint), str(tmp_path / "hf"), "--to", "hf"]) == 0
+    capsys.readouterr()
+    arguments = ["--checkpoint", str(tmp_path / "hf"), "--cache", str(tmp_path / "cache"), "--data", str(folder)]
+    assert main(["eval", "hellaswag", *arguments]) == 0
+    again = capsys.readouterr()
+    assert again.out == out
+    assert again.err == "hellaswag: 4 of 4 answers were kept from before\n"
+
+
 def test_list_says_where_to_get_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--list"]) == 0
     out = capsys.readouterr().out

@@ -129,6 +129,8 @@ def test_the_page_on_checkpoints_works(
     (example,) = blocks(CHECKPOINTS, "python")
     exec(example, {})
     assert capsys.readouterr().out == "2 (257, 32)\n"
+
+
 def test_the_page_on_evaluating_works(
     tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,9 +178,9 @@ def flat(responses: Any) -> list[Any]:
 
 
 def test_own_tasks_agree_with_lm_eval(theirs: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
-    from gpt2spec.tasks.checkpoint import load_checkpoint
+    from gpt2spec.tasks.checkpoint import load_with_tokenizer
 
-    config, params, tokenizer = load_checkpoint(checkpoint)
+    config, params, tokenizer = load_with_tokenizer(checkpoint)
     model = Model(gpt2spec.load_backend("numpy"), config, params, tokenizer)
     lambada = evaluate(load_task("lambada"), "lambada", write_sample("lambada", tmp_path), model)
     found = {score.name: score.value for score in lambada.scores}
@@ -255,6 +255,6 @@ def test_generation_follows_its_settings(checkpoint: Path) -> None:
 
 
 def load(checkpoint: Path) -> Any:
-    from gpt2spec.tasks.checkpoint import load_checkpoint
+    from gpt2spec.tasks.checkpoint import load_with_tokenizer
 
-    return load_checkpoint(checkpoint)
+    return load_with_tokenizer(checkpoint)

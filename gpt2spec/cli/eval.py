@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
+from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
 from gpt2spec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="what to evaluate; --list shows what there is")
     parser.add_argument("--list", action="store_true", help="list the tasks and where to get their data")
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="run directory or checkpoint")
-    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
+    add_checkpoint_arguments(parser)
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         print(list_text(task_listings()))
         return 0
     if not args.tasks or args.checkpoint is None:
-        raise ConfigError("say what to evaluate: gpt2spec eval TASK --checkpoint DIR --data PATH; --list shows tasks")
+        raise ConfigError("say what to evaluate: gpt2spec eval TASK --checkpoint PATH --data PATH; --list shows tasks")
     tasks = {name: load_task(name) for name in args.tasks}
     paths = data_paths(args.tasks, args.data)
     model, cache, about = prepared(args)
@@ -85,21 +85,21 @@ def data_paths(tasks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
 def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     """The model, the answers it gave before, and what the report says of both."""
     from gpt2spec import __version__
+    from gpt2spec.checkpoints.opening import tokenizer_of
     from gpt2spec.tasks.cache import AnswerCache, default_folder, fingerprint
-    from gpt2spec.tasks.checkpoint import load_checkpoint
     from gpt2spec.tasks.evaluate import Model
     from gpt2spec.tasks.published import size_of
 
-    backend = backend_from(args)
-    config, params, tokenizer = load_checkpoint(args.checkpoint, args.step)
+    checkpoint = opened(args.checkpoint, args.step)
+    tokenizer, backend = tokenizer_of(checkpoint), backend_from(args)
+    config, params = checkpoint.config, checkpoint.params()
     model = Model(backend, config, params, tokenizer, args.batch_size, args.stride)
     options = sorted((args.backend_options or {}).items())
     mark = fingerprint(config, params, tokenizer.id, backend.name, backend.device, backend.dtype, options)
     folder = args.cache or default_folder()
     about = {
         "gpt2spec": __version__,
-        "checkpoint": str(args.checkpoint),
-        "step": args.step,
+        "checkpoint": str(checkpoint.path),
         "size": size_of(config),
         "model": mark,
         "backend": backend.name,

@@ -17,7 +17,7 @@ from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.errors import ConfigError
 from gpt2spec.plugins import load_backend
 from gpt2spec.tasks.cache import AnswerCache
-from gpt2spec.tasks.checkpoint import load_checkpoint
+from gpt2spec.tasks.checkpoint import load_with_tokenizer
 from gpt2spec.tasks.evaluate import Model, alike
 from gpt2spec.tasks.requests import Continuation, Likelihood, Request, key_of
 
@@ -54,7 +54,7 @@ class GPT2SpecLM(TemplateLM):
         if not checkpoint:
             raise ConfigError("lm-eval's model gpt2spec needs the argument checkpoint=DIR")
         size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
-        config, params, tokenizer = load_checkpoint(Path(checkpoint), step)
+        config, params, tokenizer = load_with_tokenizer(Path(checkpoint), step)
         made = load_backend(backend, device=device, dtype=dtype, **options)
         self.model = Model(made, config, params, tokenizer, min(size, max_batch_size or size))
         self._info = {"backend": made.name, "model_device": made.device, "model_dtype": made.dtype}
