@@ -16,6 +16,8 @@ def main() -> int:
 
         import gpt2spec.lm_eval.model  # noqa: F401 - registers the model
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "lm_eval":
+            raise
         print(f'gpt2spec: error: {error}; pip install "gpt2spec[lm-eval]"', file=sys.stderr)
         return 2
     try:
