@@ -203,10 +203,15 @@ def test_command_line_is_lm_evals(
     monkeypatch.setattr("sys.argv", ["lm_eval", *arguments, "--tasks", str(tasks / "our_choices.yaml")])
     assert main() == 0
     assert "acc_norm" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["lm_eval", *arguments[:3], "backend=numpy", "--tasks", "our_choices"])
+
+
+def test_mistakes_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gpt2spec.lm_eval.__main__ import main
+    from gpt2spec.lm_eval.model import GPT2SpecLM
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", GPT2SpecLM)
     assert main() == 2
-    told = "gpt2spec: error: lm-eval's model gpt2spec needs the argument checkpoint=DIR\n"
-    assert capsys.readouterr().err.endswith(told)
+    assert capsys.readouterr().err == "gpt2spec: error: lm-eval's model gpt2spec needs the argument checkpoint=PATH\n"
 
 
 def test_model_arguments_come_before_lm_evals_options(checkpoint: Path) -> None:

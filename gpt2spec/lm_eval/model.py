@@ -34,7 +34,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 class GPT2SpecLM(TemplateLM):
     """lm-eval's view of a checkpoint.
 
-    Model arguments are `checkpoint`, a run directory or checkpoint; `step`; `backend`, `device` and `dtype`; and
+    Model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `backend`, `device` and `dtype`; and
     whatever options the backend has of its own.
     """
 
@@ -52,7 +52,7 @@ class GPT2SpecLM(TemplateLM):
         """Load the checkpoint. `ConfigError` and the like where that cannot be."""
         super().__init__()
         if not checkpoint:
-            raise ConfigError("lm-eval's model gpt2spec needs the argument checkpoint=DIR")
+            raise ConfigError("lm-eval's model gpt2spec needs the argument checkpoint=PATH")
         size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
         config, params, tokenizer = load_with_tokenizer(Path(checkpoint), step)
         made = load_backend(backend, device=device, dtype=dtype, **options)
