@@ -34,8 +34,8 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 class GPT2SpecLM(TemplateLM):
     """lm-eval's view of a checkpoint.
 
-    Model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `backend`, `device` and `dtype`; and
-    whatever options the backend has of its own.
+    Model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `backend`, `device` and
+    `dtype`; and whatever options the backend has of its own.
     """
 
     def __init__(
