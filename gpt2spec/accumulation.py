@@ -87,13 +87,13 @@ def accumulated_step(
         return state, {"loss": total["loss"], "grad_norm": norm}
 
     finish = backend.jit_update(update)
-    norm = backend.jit(lambda gradients: ops.global_norm(tree_leaves(gradients)))
+    norm = backend.jit(lambda gradients: ops.global_norm(gradients))
 
     def refused(total: Tree) -> dict[str, Any]:
         """The metrics of a batch that is not accepted, or nothing."""
         if accept is None:
             return {}
-        found = {"loss": total["loss"], "grad_norm": norm(total["gradients"])}
+        found = {"loss": total["loss"], "grad_norm": norm(tree_leaves(total["gradients"]))}
         return {} if accept(*(float(backend.to_numpy(x)) for x in found.values())) else {**found, "skipped": True}
 
     def step(state: Tree, parts: Sequence[MicroBatch], scalars: dict[str, Tensor]) -> tuple[Tree, dict[str, Any]]:

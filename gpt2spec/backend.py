@@ -19,6 +19,7 @@ import numpy as np
 
 from gpt2spec.errors import BackendError
 from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.parameters import split_axis
 from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map, tree_unflatten
 
 API_VERSION = 1
@@ -87,12 +88,20 @@ class Backend(ABC):
         param_dtype: what parameters and optimizer state are kept in: float32, or float64 with `dtype`.
         ops: its tensor operations.
         capabilities: what it can do.
+        rank: which of the job's processes this is, from 0.
+        ranks: how many processes train one model together. Each is given its rows of every batch; the losses and
+            gradients of `value_and_grad` are then the means over all of them.
+        sharded: no process has all of a parameter: `dump_params`, `to_numpy` of its tensors and `decoding_params` give
+            the whole, and all processes must ask for it.
     """
 
     name: str
     device: str
     ops: TensorOps
     capabilities: Capabilities
+    rank: int = 0
+    ranks: int = 1
+    sharded: bool = False
 
     @property
     def dtype(self) -> str:
@@ -131,6 +140,13 @@ class Backend(ABC):
     def synchronize(self) -> None:  # noqa: B027 - most have nothing to wait for
         """Wait until the device has finished what it was given: for timing."""
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether `flag` holds in any process. All of them ask, and so wait for each other."""
+        return flag
+
+    def leave(self) -> None:  # noqa: B027 - a process alone has nothing to end
+        """End the processes' common work, when all is done."""
+
     def peak_memory(self) -> int | None:
         """The most bytes of the device's own memory that were in use at a time; None where that is not counted."""
         return None
@@ -143,6 +159,10 @@ class Backend(ABC):
         """An array of token ids (as int32) or numbers (as `param_dtype`) on the device."""
         dtype = "int32" if np.issubdtype(np.asarray(array).dtype, np.integer) else self.param_dtype
         return self.ops.asarray(array, dtype)
+
+    def put_rows(self, array: np.ndarray) -> Tensor:
+        """Rows of a training batch on the device, or each on its own: this process's part of the batch."""
+        return self.put(array)
 
     def decoding_params(self, params: Tree) -> Tree:
         """Device parameters as `gpt2spec.model.cached_forward` takes them: in the compute dtype, layers in a list.
@@ -220,6 +240,7 @@ __all__ = [
     "check_dtype",
     "check_flag",
     "named_leaves",
+    "split_axis",
     "tree_leaves",
     "tree_map",
     "tree_unflatten",

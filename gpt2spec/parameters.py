@@ -48,6 +48,26 @@ def is_layer_norm(path: Sequence[str]) -> bool:
     return any(part.startswith("ln_") for part in path)
 
 
+SPLIT_AXIS = {
+    "wte.weight": 0,
+    "c_attn.weight": 1,
+    "c_attn.bias": 0,
+    "c_fc.weight": 1,
+    "c_fc.bias": 0,
+    "c_proj.weight": 0,
+}
+"""Tensor parallelism (Shoeybi et al. 2019, Megatron-LM): the axis along which devices split a weight.
+
+The first projection of attention and of the MLP is split by its outputs, heads and hidden units, the second by its
+inputs, which are those; their products are added once. What is not named is whole on every device.
+"""
+
+
+def split_axis(path: Sequence[str]) -> int | None:
+    """The axis by which tensor parallelism splits the weight of a name, split at its dots; None for whole."""
+    return SPLIT_AXIS.get(".".join(path[-2:]))
+
+
 def weight_table(config: GPT2Config) -> tuple[Weight, ...]:
     """Every weight of the model, in checkpoint order.
 

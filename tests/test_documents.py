@@ -116,8 +116,8 @@ def test_the_page_on_generating_works(
 
 @pytest.mark.parametrize("page", [DISTRIBUTED, LONG_RUNS], ids=["distributed", "long-runs"])
 def test_the_pages_on_training_work(folder: Path, environment: dict[str, str], page: str) -> None:
-    for line in commands(page):
-        run_line(line, folder, environment)
+    for line in commands(page):  # the first torchrun on the path may be of another environment than this one
+        run_line(line.replace("torchrun ", "python -m torch.distributed.run "), folder, environment)
 
 
 def test_the_page_on_checkpoints_works(

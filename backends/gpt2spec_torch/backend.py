@@ -22,6 +22,7 @@ from gpt2spec.backend import (
     tree_unflatten,
 )
 from gpt2spec.ops import Key, Tensor
+from gpt2spec_torch import processes
 from gpt2spec_torch.few_rows import FewRowsWeight
 from gpt2spec_torch.ops import TorchOps
 from gpt2spec_torch.row_kernel import row_kernel
@@ -29,6 +30,7 @@ from gpt2spec_torch.row_kernel import row_kernel
 Compile = Literal["blocks", "step", "off"]
 COMPILE_SETTINGS = {
     "trace_autograd_ops": True,  # gradients are part of the graph
+    "optimize_ddp": False,  # which splits graphs where gradients are sent: blocks are small enough
     "recompile_limit": 256,  # a program per shape and bucket is what is meant
     "accumulated_recompile_limit": 4096,
 }
@@ -184,19 +186,49 @@ def _overwrite(old: list[Tensor], new: list[Tensor]) -> None:
 
 
 def create(
-    device: str | None = None, dtype: str = "float32", compile: bool | str = True, int8: bool | str = False
+    device: str | None = None,
+    dtype: str = "float32",
+    compile: bool | str = True,
+    int8: bool | str = False,
+    parallel: str | None = None,
 ) -> TorchBackend:
     """Make the backend on a device in PyTorch's words; the default is its accelerator, or else the CPU.
 
     `compile` is "blocks" (one program for all layers, the rest eager: on a CPU as fast as one graph, and ready in a
     third of the time), "step" (the whole function is one graph) or false. True is "blocks" on a CPU, else "step".
+
+    `parallel` makes it one of several processes that `torchrun` started, on the accelerator of its local rank: "data"
+    keeps all weights in each, "sharded" a part of them. Several processes are "data" unless told otherwise.
     """
+    if parallel is None and processes.launched():
+        parallel = "data"
+    if parallel not in (None, "data", "sharded"):
+        raise BackendError(f"backend 'torch' runs in parallel as data or sharded, not as {parallel!r}")
+    device = device if parallel is None else processes.local_device(device)
     available = available_devices()
     if device is None:
         device = available[-1].split(":")[0] if len(available) > 1 else "cpu"
     if device not in available:
         raise BackendError(f"PyTorch has no device {device!r} here; there is {', '.join(available)}")
-    return TorchBackend(torch.device(device), dtype, _compile_mode(compile, device), check_flag("torch", "int8", int8))
+    mode, int8 = _compile_mode(compile, device), check_flag("torch", "int8", int8)
+    if parallel is None:
+        return TorchBackend(torch.device(device), dtype, mode, int8)
+    return _parallel(parallel, torch.device(device), dtype, mode if str(compile) == "step" else _by_blocks(mode), int8)
+
+
+def _by_blocks(mode: Compile) -> Compile:
+    """What stands for true where gradients are sent while others are computed: not one graph."""
+    return "off" if mode == "off" else "blocks"
+
+
+def _parallel(kind: str, device: torch.device, dtype: str, compile: Compile, int8: bool) -> TorchBackend:
+    from gpt2spec_torch.data_parallel import DataParallelBackend
+    from gpt2spec_torch.sharded import ShardedBackend
+
+    if compile == "step":
+        raise BackendError("compile=step makes one graph of a step; in parallel, PyTorch compiles blocks")
+    make = DataParallelBackend if kind == "data" else ShardedBackend
+    return make(device, dtype, compile, int8, processes.Processes())
 
 
 def _compile_mode(value: bool | str, device: str) -> Compile:

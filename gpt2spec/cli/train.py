@@ -15,7 +15,7 @@ HELP = "train a GPT-2 on a text"
 
 # What a resumed run may change: where and how long it runs; not the model, its data or its optimizer.
 CHANGEABLE = frozenset(
-    {"data", "backend", "device", "backend_options"}
+    {"data", "backend", "device", "parallel", "backend_options"}
     | {"batch_size", "accumulate", "tokens_per_step"}  # how a step's windows are divided; not how many they are
     | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "keep_every", "keep_best", "sample_tokens"}
     | {"sample_every", "patience", "spike", "on_spike", "tensorboard", "device_flops"}
@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="STEP",
         help="go on with the run in --out, from its last checkpoint or the one of STEP",
+    )
+    run.add_argument(
+        "--auto-resume", action="store_true", help="go on with the run in --out if there is one, otherwise begin it"
     )
     run.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options win over it")
     run.add_argument("--seed", type=int, help="of weights, data order, dropout and samples (default: 0)")
@@ -97,7 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     optimizer.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's for this width)")
     optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up (default: the recipe's)")
 
-    add_backend_arguments(parser.add_argument_group("the backend"))
+    backend = parser.add_argument_group("the backend")
+    add_backend_arguments(backend)
+    backend.add_argument(
+        "--parallel", metavar="KIND", help="how several devices share the work: data, or sharded (docs/distributed.md)"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -112,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
     from gpt2spec.training.loop import train
     from gpt2spec.training.resume import how_to_resume
 
+    if args.auto_resume and args.out is not None and (args.out / "config.toml").exists():
+        args.resume = -1
     settings, out = settings_of(args)
     outcome = train(
         settings,
@@ -121,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         profile=args.profile,
     )
+    if not outcome.first:
+        return 0 if outcome.finished else 130
     if not outcome.finished:
         print(f"\nInterrupted; step {outcome.step} is saved. Continue with: {how_to_resume(out)}", file=sys.stderr)
         return 130

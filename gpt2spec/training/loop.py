@@ -1,5 +1,7 @@
 """A call of `gpt2spec train`: what it needs is opened and checked, then the `Trainer` runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,23 @@ from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset, open_dataset
-from gpt2spec.errors import BackendError, ConfigError
+from gpt2spec.errors import BackendError, CheckpointError, ConfigError
 from gpt2spec.plugins import load_backend
 from gpt2spec.tokenizer import tokenizer_named
 from gpt2spec.training.history import History
 from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import check_same_data, discard_after, fresh_state, restored_state
-from gpt2spec.training.run_directory import CONFIG, MetricsLog, create_run, locked_run, open_run, read_metrics
+from gpt2spec.training.run_directory import (
+    CONFIG,
+    METRICS,
+    MetricsLog,
+    NoLog,
+    create_run,
+    locked_run,
+    open_run,
+    read_metrics,
+)
 from gpt2spec.training.settings import RunSettings, write_toml
 from gpt2spec.training.tensorboard import TensorBoardLog
 from gpt2spec.training.trainer import Trainer
@@ -30,6 +41,7 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
+        first: whether this is the only process, or the one of several that speaks for all.
         step: updates done, over all calls.
         finished: whether that is all of them, or patience was at its end; otherwise the run was interrupted and saved.
         stopped_early: whether patience was at its end.
@@ -39,6 +51,7 @@ class Outcome:
         sample: prompt and continuation as token ids, if one was asked for.
     """
 
+    first: bool
     step: int
     finished: bool
     stopped_early: bool
@@ -74,12 +87,14 @@ def train(
     if initial is not None:
         settings = settings.with_model_of(initial.config)
     tokenizer = tokenizer_named(settings.tokenizer_name())
-    backend = load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **settings.backend_options)
-    dataset = open_dataset(
-        None if settings.data is None else Path(settings.data), tokenizer=tokenizer, progress=not quiet
-    )
-    if len(dataset.train) + len(dataset.val) <= VERIFIED_TOKENS:
-        dataset.verify()
+    backend = backend_of(settings)
+    first, quiet = backend.rank == 0, quiet or backend.rank > 0
+    with in_turn(backend):  # the first process encodes a raw text, the others find it encoded
+        dataset = open_dataset(
+            None if settings.data is None else Path(settings.data), tokenizer=tokenizer, progress=not quiet
+        )
+        if len(dataset.train) + len(dataset.val) <= VERIFIED_TOKENS:
+            dataset.verify()
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
     check(settings, config, dataset, backend)
@@ -87,20 +102,20 @@ def train(
         raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
     if not resume:  # the state first: there may be no memory for it
         state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
-        create_run(out, settings, describe(dataset))
-    before, data = open_run(out)
-    check_same_data(out, data, dataset)
-    with locked_run(out):
+    before = opened(out, settings, dataset, backend, new=not resume)
+    with locked_run(out) if first else nullcontext():
         if resume:
             state, step = restored_state(backend, config, out, settings.seed, at, settings.init_from)
         if step > settings.steps:
             raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
-        profiled = ProfiledUpdates(backend, out, step, profile)
-        log = MetricsLog(out, step)
-        history = History(settings, read_metrics(out))
-        board = TensorBoardLog(out, step) if settings.tensorboard else None
-        discard_after(out, step)
-        if settings != before:
+        profiled = ProfiledUpdates(backend, out, step, profile if first else None)
+        history = History(settings, lines_until(out, step))
+        backend.any_rank(False)  # all have read what is there
+        log = MetricsLog(out, step) if first else NoLog()
+        board = TensorBoardLog(out, step) if settings.tensorboard and first else None
+        if first:
+            discard_after(out, step)
+        if first and settings != before:
             write_toml(out / CONFIG, settings)
         progress = Progress(step, settings.steps, quiet)
         if resume and step == 0:
@@ -115,7 +130,47 @@ def train(
             if board is not None:
                 board.close()
     sample = trainer.sample() if finished and settings.sample_tokens and config.n_ctx > 1 else None
-    return Outcome(trainer.step, finished, trainer.stopped_early, history.best(), trainer.val_loss, dataset, sample)
+    backend.any_rank(False)  # the first has written all it had to
+    backend.leave()
+    return Outcome(
+        first, trainer.step, finished, trainer.stopped_early, history.best(), trainer.val_loss, dataset, sample
+    )
+
+
+def backend_of(settings: RunSettings) -> Backend:
+    """The backend that the settings ask for."""
+    options = settings.backend_options | ({} if settings.parallel is None else {"parallel": settings.parallel})
+    return load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **options)
+
+
+def opened(out: Path, settings: RunSettings, dataset: Dataset, backend: Backend, new: bool) -> RunSettings:
+    """The settings of the run in `out`, which the first process makes if it is `new`."""
+    with in_turn(backend):
+        if new and backend.rank == 0:
+            create_run(out, settings, describe(dataset))
+        if backend.rank > 0 and not (out / CONFIG).is_file():
+            raise CheckpointError(
+                f"process {backend.rank} finds no run in {out} that the first one made: the processes of a job need "
+                "one --out, in a folder that all of them share"
+            )
+        before, data = open_run(out)
+        check_same_data(out, data, dataset)
+    return before
+
+
+@contextmanager
+def in_turn(backend: Backend) -> Iterator[None]:
+    """Of several processes, the first one before the others."""
+    if backend.rank > 0:
+        backend.any_rank(False)
+    yield
+    if backend.rank == 0:
+        backend.any_rank(False)
+
+
+def lines_until(run: Path, step: int) -> list[dict[str, Any]]:
+    """A run's metrics of the steps that are not done again."""
+    return [line for line in read_metrics(run) if line["step"] <= step] if (run / METRICS).exists() else []
 
 
 def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: Backend) -> None:
@@ -131,6 +186,7 @@ def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: 
         )
     if settings.tokenizer is not None and tokenizer_named(settings.tokenizer).id != dataset.tokenizer_id:
         raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")
+    settings.parts(backend.ranks)
     Batches(dataset.train, settings.windows_per_step(), settings.window(), settings.seed)
     validation_batches(dataset.val, settings.batch_size, settings.window(), settings.eval_windows)
 

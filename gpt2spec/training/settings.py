@@ -36,6 +36,7 @@ class RunSettings:
         backend: who computes.
         device: where, in the backend's words.
         dtype: what activations are computed in.
+        parallel: how several devices share the work, in the backend's words; None is its default.
         backend_options: further options of the backend.
         steps: updates in all.
         batch_size: windows computed at a time; an update's, unless it accumulates several.
@@ -71,6 +72,7 @@ class RunSettings:
     backend: str = "numpy"
     device: str | None = None
     dtype: str = "float32"
+    parallel: str | None = None
     steps: int = 600
     batch_size: int = 16
     accumulate: int | None = None
@@ -159,10 +161,18 @@ class RunSettings:
             )
         return windows
 
-    def parts(self) -> list[int]:
-        """Windows of each batch that an update accumulates: `batch_size`, and the rest at last."""
+    def parts(self, ranks: int = 1) -> list[int]:
+        """Windows of each batch that an update accumulates: `batch_size`, and the rest at last.
+
+        In one of several processes, windows of its own: all of them together have `batch_size` at a time.
+        """
+        if self.batch_size % ranks or self.windows_per_step() % ranks:
+            raise ConfigError(
+                f"{ranks} processes share batches evenly: the batch_size, {self.batch_size}, and the windows of an "
+                f"update, {self.windows_per_step()}, must be multiples of {ranks}"
+            )
         full, rest = divmod(self.windows_per_step(), self.batch_size)
-        return [self.batch_size] * full + [rest] * (rest > 0)
+        return [self.batch_size // ranks] * full + [rest // ranks] * (rest > 0)
 
     def tokenizer_name(self) -> str:
         """Who encodes raw text."""

@@ -29,7 +29,7 @@ from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import how_to_resume
 from gpt2spec.training.retention import make_room
-from gpt2spec.training.run_directory import SAMPLES, MetricsLog
+from gpt2spec.training.run_directory import SAMPLES, MetricsLog, NoLog
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.tensorboard import TensorBoardLog
 from gpt2spec.training.updates import Updates
@@ -55,7 +55,7 @@ class Trainer:
     state: Any
     step: int
     progress: Progress
-    log: MetricsLog
+    log: MetricsLog | NoLog
     history: History
     board: TensorBoardLog | None
     profiled: ProfiledUpdates
@@ -74,7 +74,9 @@ class Trainer:
         self.stopped_early = self.history.exhausted()
         with interruptions(self.progress.message) as interrupted, self._finishing():
             self.shown = time.perf_counter()
-            while self.step < settings.steps and not interrupted and not self.stopped_early:
+            while self.step < settings.steps and not self.stopped_early:
+                if self.backend.any_rank(bool(interrupted)):
+                    break
                 self.step += 1
                 self.profiled.before(self.step)
                 self.state, record = updates.run(self.state, self.step)
@@ -149,7 +151,12 @@ class Trainer:
         with self._telling_what_is_saved():
             self.background.wait()
             self.log.sync()
+        self.saved = self.step
+        if self.backend.rank > 0 and not self.backend.sharded:
+            return
         host = {name: self.backend.dump_params(self.state[name]) for name in ("params", "m", "v")}
+        if self.backend.rank > 0:
+            return
         self._check_finite(host["params"], self.step)
         progress = {
             "step": self.step,
@@ -164,7 +171,6 @@ class Trainer:
             make_room(self.out, self.settings.keep, self.settings.keep_every, best if self.settings.keep_best else None)
 
         self.background.start(write)
-        self.saved = self.step
 
     def sample(self) -> tuple[list[int], list[int]]:
         """A continuation of the validation text's beginning: prompt and new tokens."""
@@ -174,6 +180,8 @@ class Trainer:
         """Show a sample, and add it to the run's."""
         tokenizer = tokenizer_with_id(self.dataset.tokenizer_id)
         prompt, text = (tokenizer.decode(tokens) for tokens in self.sample())
+        if self.backend.rank > 0:
+            return
         self.progress.message(f"step {self.step:>6}  sample: {text!r}")
         with self._telling_what_is_saved(), storage_errors(self.out / SAMPLES), (self.out / SAMPLES).open("a") as file:
             file.write(json.dumps({"step": self.step, "prompt": prompt, "text": text}) + "\n")
@@ -182,7 +190,7 @@ class Trainer:
         """What is measured only when the device has been waited for."""
         found: dict[str, Any] = {"peak_memory": peak_memory(self.backend)}
         if self.settings.device_flops:
-            context = self.settings.window()
+            context, speed = self.settings.window(), speed / self.backend.ranks
             mfu = model_flops_utilization(self.config, context, speed, self.settings.device_flops)
             found["mfu"] = round(mfu, 4)
         if validate:

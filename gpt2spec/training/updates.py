@@ -29,9 +29,10 @@ class Updates:
     ) -> None:
         """With `accept`, an update that it refuses is not made: see `accumulated_step`."""
         self.backend, self.config, self.seed = backend, config, settings.seed
-        self.adamw, self.schedule, self.sizes = settings.adamw(), settings.schedule(), settings.parts()
+        self.adamw, self.schedule, self.sizes = settings.adamw(), settings.schedule(), settings.parts(backend.ranks)
         self.windows = settings.windows_per_step()
-        self.batches = Batches(train, self.windows, settings.window(), settings.seed)
+        ranks = {"rank": backend.rank, "ranks": backend.ranks}
+        self.batches = Batches(train, self.windows, settings.window(), settings.seed, **ranks)
         self.step = accumulated_step(backend, config, self.adamw, accept)
 
     def run(self, state: Tree, update: int) -> tuple[Tree, dict[str, Any]]:
@@ -43,19 +44,23 @@ class Updates:
         return state, {"step": update, "lr": lr, **metrics}
 
     def _parts(self, update: int) -> list[MicroBatch]:
-        """The batch [B, T] by some rows at a time."""
+        """This process's rows [B, T] of the batch, some at a time."""
         tokens, targets = self.batches.at((update - 1) * self.windows)
         parts, start = [], 0
         for part, (size, share) in enumerate(zip(self.sizes, shares(self.sizes), strict=True)):
             rows = slice(start, start + size)
-            inputs = (self.backend.put(tokens[rows]), self.backend.put(targets[rows]))
+            inputs = (self.backend.put_rows(tokens[rows]), self.backend.put_rows(targets[rows]))
             parts.append(MicroBatch(*inputs, self.backend.put(np.float64(share)), self._dropout_key(update, part)))
             start += size
         return parts
 
     def _dropout_key(self, update: int, part: int) -> Key | None:
-        """The source of dropout in a part of an update, or None for a model without. Parts share no numbers."""
+        """The source of dropout in a part of an update, or None for a model without.
+
+        No two parts share numbers, in one process or in several.
+        """
         if self.config.dropout == 0.0 and self.config.attn_dropout == 0.0:
             return None
-        seed = stream_key(self.seed, "dropout", part) % 2**31 if part else self.seed
+        stream = part * self.backend.ranks + self.backend.rank
+        seed = stream_key(self.seed, "dropout", stream) % 2**31 if stream else self.seed
         return self.backend.dropout_key(seed, update)

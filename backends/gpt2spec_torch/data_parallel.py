@@ -1,0 +1,80 @@
+"""A whole model in each process, and gradients averaged while the backward pass still runs.
+
+PyTorch's `DistributedDataParallel` moves the tensors (Li et al. 2020): it sends a bucket of gradients as soon as the
+backward pass has made it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt2spec.backend import tree_leaves, tree_unflatten
+from gpt2spec.ops import Tensor
+from gpt2spec_torch.backend import Compile, TorchBackend, seeded
+from gpt2spec_torch.processes import Processes
+
+
+class ParallelTorchBackend(TorchBackend):
+    """PyTorch in one process of several."""
+
+    def __init__(self, device: torch.device, dtype: str, compile: Compile, int8: bool, processes: Processes) -> None:
+        super().__init__(device, dtype, compile, int8)
+        self.processes = processes
+        self.rank, self.ranks = processes.rank, processes.ranks
+
+    def any_rank(self, flag: bool) -> bool:
+        """Over the hosts' own group, without waiting for accelerators."""
+        return self.processes.any(flag)
+
+    def leave(self) -> None:
+        """End PyTorch's process group."""
+        self.processes.leave()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all processes."""
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        return value / self.ranks
+
+
+class DataParallelBackend(ParallelTorchBackend):
+    """Parameters and optimizer state in every process; each has rows of the batch."""
+
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
+        """Value and gradients, both the means over the processes."""
+        replica: DistributedDataParallel | None = None
+
+        def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
+            nonlocal replica
+            leaves = tree_leaves(tree)
+            with self.processes.all_there(), torch.enable_grad():
+                if replica is None or not replica.module.holds(leaves):
+                    replica = DistributedDataParallel(Replica(function, tree), broadcast_buffers=False)
+                replica.zero_grad(set_to_none=True)
+                value = replica(*args)
+                value.backward()
+                gradients = [parameter.grad for parameter in replica.module.leaves]
+                return self.mean(value), tree_unflatten(tree, gradients)
+
+        return seeded(evaluate)
+
+
+class Replica(nn.Module):
+    """A function of a tree of tensors as a module whose parameters those are: their memory is shared."""
+
+    def __init__(self, function: Callable[..., Tensor], tree: Any) -> None:
+        super().__init__()
+        self.function, self.tree = function, tree
+        self.leaves = nn.ParameterList(nn.Parameter(leaf.detach()) for leaf in tree_leaves(tree))
+
+    def holds(self, leaves: list[Tensor]) -> bool:
+        """Whether these are the tensors it was made of: an update in place leaves them so."""
+        return all(x.data_ptr() == y.data_ptr() for x, y in zip(self.leaves, leaves, strict=True))
+
+    def forward(self, *args: Any) -> Tensor:
+        """The function's value."""
+        return self.function(tree_unflatten(self.tree, list(self.leaves)), *args)

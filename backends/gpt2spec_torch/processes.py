@@ -1,0 +1,67 @@
+"""The processes of one job, as `torchrun` starts them, and what they tell each other beside tensors' own traffic."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+from gpt2spec.backend import BackendError
+
+LOST = ("connection", "gloo", "nccl", "peer", "socket", "timed out", "broken pipe")
+"""Words in PyTorch's messages about a process that is no longer there."""
+
+
+def launched() -> bool:
+    """Whether this is a process of several, by the variables that `torchrun` sets and PyTorch reads."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_device(device: str | None) -> str | None:
+    """The device of this process: of several accelerators in a machine, the one of its local rank."""
+    if device is None and torch.cuda.is_available():
+        device = "cuda"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+class Processes:
+    """All processes of the job; this one is `rank` of `ranks`."""
+
+    def __init__(self) -> None:
+        """Meet the others where the environment says, which waits for all of them."""
+        if "RANK" not in os.environ:
+            raise BackendError(
+                "parallel training has a process for each device: start it with torchrun --nproc-per-node N "
+                "-m gpt2spec train ..."
+            )
+        if not dist.is_initialized():
+            cuda = torch.cuda.is_available()
+            if cuda:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so. All must ask; the host waits, an accelerator does not."""
+        said = torch.tensor([int(flag)])
+        with self.all_there():
+            dist.all_reduce(said, dist.ReduceOp.MAX)
+        return bool(said.item())
+
+    @contextlib.contextmanager
+    def all_there(self) -> Iterator[None]:
+        """A `BackendError` where another process has ended in the meantime."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(word in str(error).lower() for word in LOST):
+                raise
+            raise BackendError(
+                f"process {self.rank} of {self.ranks} waits for another one that has ended; see that one's message"
+            ) from error
+
+    def leave(self) -> None:
+        """Say goodbye, once all is done."""
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,196 @@
+"""A part of every weight, gradient and moment in each process (Rajbhandari et al. 2020, ZeRO stage 3).
+
+PyTorch's `fully_shard` (FSDP2) moves the tensors: a layer's weights are gathered just before it computes and let go
+after it, forwards and backwards; their gradients are averaged and scattered. Outside, a weight is a `DTensor` that is
+split along its first axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from gpt2spec.backend import tree_leaves, tree_map, tree_unflatten
+from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec_torch.backend import Compile, seeded
+from gpt2spec_torch.data_parallel import ParallelTorchBackend
+from gpt2spec_torch.ops import TorchOps, compiled_block
+from gpt2spec_torch.processes import Processes
+
+
+class ShardedBackend(ParallelTorchBackend):
+    """Parameters and optimizer state in parts; each process has rows of the batch."""
+
+    sharded = True
+
+    def __init__(self, device: torch.device, dtype: str, compile: Compile, int8: bool, processes: Processes) -> None:
+        super().__init__(device, dtype, compile, int8, processes)
+        self.ops = ShardedOps(dtype, device)
+        self.mesh = DeviceMesh(device.type, torch.arange(self.ranks))
+        self.models: dict[int, Model] = {}
+
+    def load_params(self, host: dict[str, np.ndarray]) -> Any:
+        """Each process keeps its part of what all of them were given."""
+        whole = super().load_params(host)
+        return tree_map(lambda x: distribute_tensor(x, self.mesh, [Shard(0)], src_data_rank=None), whole)
+
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """The whole tensor, which all processes must ask for."""
+        return super().to_numpy(_whole(x))
+
+    def decoding_params(self, params: Any) -> Any:
+        """Those of the whole model, in every process."""
+        return super().decoding_params(tree_map(_whole, params))
+
+    def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
+        """Value and gradients, both the means over the processes; gradients are in parts as the parameters are."""
+
+        def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
+            with self.processes.all_there(), torch.enable_grad():
+                model = self._model(tree)
+                model.zero_grad(set_to_none=True)
+                value = model(function, *args)
+                value.backward()
+                gradients = [parameter.grad.detach() for parameter in model.leaves]
+                return self.mean(value), tree_unflatten(tree, gradients)
+
+        return seeded(evaluate)
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of parameters is given them as its layers need them."""
+        whole = super().jit(function)
+
+        def gathered(tree: Any, *args: Any) -> Any:
+            model = self._model(tree)
+            with self.processes.all_there():
+                value = model(function, *args)
+            cast(FSDPModule, model).reshard()  # it keeps what it gathered for a backward pass, which does not come
+            return value
+
+        parts = super().jit(gathered)
+        return lambda *args: (parts if _are_params(args) else whole)(*args)
+
+    def _model(self, params: Any) -> "Model":
+        """The module of some parameters: they share memory, and an update in place reaches both."""
+        leaves = tree_leaves(params)
+        key = leaves[0].to_local().data_ptr()
+        if key not in self.models:
+            model = Model(params, self.mesh)
+            key = leaves[0].to_local().data_ptr()  # the module's from now on
+            self.models = {key: model}
+        return self.models[key]
+
+
+class Layer(nn.Module):
+    """The weights of a block, whole while it computes."""
+
+    def __init__(self, tree: Any) -> None:
+        super().__init__()
+        self.frame = tree_map(lambda _: None, tree)
+        self.leaves = nn.ParameterList(nn.Parameter(leaf) for leaf in tree_leaves(tree))
+
+    def forward(self, block: Callable[..., Any], x: Tensor) -> Any:
+        """`block(x, weights)`."""
+        return block(x, tree_unflatten(self.frame, list(self.leaves)))
+
+
+class Model(nn.Module):
+    """The parameters of a model as modules that gather them when they are called.
+
+    Attributes:
+        leaves: the parts of the parameters, in the order of the tree.
+    """
+
+    def __init__(self, params: Any, mesh: DeviceMesh) -> None:
+        super().__init__()
+        whole = tree_map(_whole, params)
+        blocks = [Layer(tree) for tree in whole.pop("blocks")]
+        self.layers = nn.ModuleList(blocks)
+        self.frame = tree_map(lambda _: None, whole)
+        self.rest = nn.ParameterList(nn.Parameter(leaf) for leaf in tree_leaves(whole))
+        for layer in blocks:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+        self.leaves = self._in_order(params, blocks)
+        with torch.no_grad():
+            for part, parameter in zip(tree_leaves(params), self.leaves, strict=True):
+                part.to_local().set_(parameter.to_local())
+
+    def _in_order(self, params: Any, blocks: list[Layer]) -> list[Any]:
+        rest = tree_unflatten(self.frame, list(self.rest))
+        layers = [tree_unflatten(layer.frame, list(layer.leaves)) for layer in blocks]
+        return tree_leaves({name: layers if name == "blocks" else rest[name] for name in params})
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(tree, *args)`, the tree's blocks being modules: see `ShardedOps`."""
+        tree = tree_unflatten(self.frame, list(self.rest))
+        return function({**tree, "blocks": list(self.layers)}, *args)
+
+
+class ShardedOps(TorchOps):
+    """Operations that meet parameters in parts: blocks as modules, and the optimizer's tensors as `DTensor`."""
+
+    def compute_params(self, params: Any) -> Any:
+        """The blocks' weights are cast when they are gathered."""
+        if not isinstance(params["blocks"][0], Layer):
+            return super().compute_params(params)
+        rest = super().compute_params({name: node for name, node in params.items() if name != "blocks"})
+        return {**rest, "blocks": params["blocks"]}
+
+    def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
+        """Each block within its module's forward pass."""
+        if not isinstance(stacked[0][0], Layer):
+            return super().scan_blocks(block, x, *stacked)
+        outs = []
+        for i, layer in enumerate(stacked[0]):
+
+            def compute(x: Tensor, tree: Any, i: int = i) -> tuple[Any, ...]:
+                tree = TorchOps.compute_params(self, tree)
+                return compiled_block(block, x, tree) if self.compile_blocks else block(x, i, tree)
+
+            x, *out = layer(compute, x)
+            outs.append(out)
+        return x, *(list(column) for column in zip(*outs, strict=True))
+
+    def zeros_like(self, x: Tensor) -> Tensor:
+        """In parts like the parameter."""
+        return torch.zeros_like(x, dtype=getattr(torch, self.reduce_dtype))
+
+    def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Part by part, in place where that is allowed."""
+        if not self.in_place:
+            return TensorOps.accumulate(self, totals, gradients)
+        torch._foreach_add_(_locals(totals), _locals(gradients))
+        return totals
+
+    def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Of the whole tensors: the parts' squares are added over the processes."""
+        squares = super().global_norm(_locals(tensors)) ** 2
+        dist.all_reduce(squares)
+        return torch.sqrt(squares)
+
+    def adamw_update(
+        self, params: list[Tensor], grads: list[Tensor], m: list[Tensor], v: list[Tensor], decay: list[float], **s: Any
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Part by part, in place."""
+        super().adamw_update(_locals(params), _locals(grads), _locals(m), _locals(v), decay, **s)
+        return params, m, v
+
+
+def _whole(x: Tensor) -> Tensor:
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [x.to_local() if isinstance(x, DTensor) else x for x in tensors]
+
+
+def _are_params(args: Sequence[Any]) -> bool:
+    first = args[0] if args else None
+    return isinstance(first, dict) and "blocks" in first and isinstance(tree_leaves(first)[0], DTensor)
