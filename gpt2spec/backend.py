@@ -91,6 +91,7 @@ class Backend(ABC):
         rank: which of the job's processes this is, from 0.
         ranks: how many processes train one model together. Each is given its rows of every batch; the losses and
             gradients of `value_and_grad` are then the means over all of them.
+        row_shares: how many devices divide the rows of a batch among them: a batch has a multiple of them.
         sharded: no process has all of a parameter: `dump_params`, `to_numpy` of its tensors and `decoding_params` give
             the whole, and all processes must ask for it.
     """
@@ -101,6 +102,7 @@ class Backend(ABC):
     capabilities: Capabilities
     rank: int = 0
     ranks: int = 1
+    row_shares: int = 1
     sharded: bool = False
 
     @property

@@ -245,6 +245,8 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
     """Raise `BackendError` where a factory does not take these options, or needs another."""
     signature = inspect.signature(factory)
     known = [option for option in signature.parameters if option not in ("device", "dtype")]
+    if "parallel" in options and "parallel" not in known:
+        raise BackendError(f"backend {name!r} runs on one device: it does not support --parallel {options['parallel']}")
     try:
         signature.bind(device=None, dtype="", **options)
     except TypeError as error:

@@ -14,7 +14,8 @@ import pytest
 from ranks import run_ranks
 
 from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
-from gpt2spec.errors import InputError
+from gpt2spec.errors import BackendError, InputError
+from gpt2spec.plugins import load_backend
 from gpt2spec.training.loop import train
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.updates import Updates
@@ -153,6 +154,13 @@ def test_batches_that_cannot_be_shared_are_refused(corpus: Path, tmp_path: Path)
     assert all(kind == "ConfigError" and "must be multiples of 2" in text for kind, text in found)
 
 
+@pytest.mark.parametrize("name", ["numpy", "tinygrad"])
+def test_backends_of_one_device_say_so(name: str) -> None:
+    pytest.importorskip(name)
+    with pytest.raises(BackendError, match="runs on one device: it does not support --parallel data"):
+        load_backend(name, parallel="data")
+
+
 def test_dropout_differs_between_ranks_and_repeats(corpus: Path, tmp_path: Path) -> None:
     chosen = settings(corpus, steps=4, eval_every=4, checkpoint_every=2, dropout=0.3)
     for name in ("a", "b"):
@@ -168,13 +176,9 @@ def test_torchrun_restarts_a_killed_rank_and_the_run_ends_the_same(corpus: Path,
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(name: str) -> "subprocess.Popen[str]":
-        line = [*torchrun, "--max-restarts", "1", "-m", "gpt2spec", "train", str(corpus), *options]
-        return subprocess.Popen(
-            [*line, "--out", str(tmp_path / name)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-
-    with start("broken") as job:
+    line = [*torchrun, "--max-restarts", "1", "-m", "gpt2spec", "train", str(corpus), *options]
+    line += ["--out", str(tmp_path / "broken")]
+    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as job:
         deadline = time.monotonic() + 120
         while not checkpoint_steps(tmp_path / "broken"):
             assert job.poll() is None and time.monotonic() < deadline
@@ -182,8 +186,8 @@ def test_torchrun_restarts_a_killed_rank_and_the_run_ends_the_same(corpus: Path,
         os.kill(worker(job.pid), signal.SIGKILL)
         _, errors = job.communicate(timeout=120)
     assert job.returncode == 0, errors
-    with start("straight") as job:
-        job.communicate(timeout=120)
+    same = settings(corpus, steps=60, checkpoint_every=10, dropout=0.1, lr=None, eval_every=100)
+    run_ranks(2, in_process, same, tmp_path / "straight")
     assert np.array_equal(losses(tmp_path / "broken"), losses(tmp_path / "straight"))
     sums = [(checkpoint_folder(tmp_path / name, 60) / "SHA256SUMS").read_text() for name in ("broken", "straight")]
     assert sums[0] == sums[1]

@@ -96,12 +96,54 @@ for _name in dir(TensorOps):
 
 
 def create(
-    device: str | None = None, dtype: str = "float32", remat: bool | str = False, compile: bool | str = True
+    device: str | None = None,
+    dtype: str = "float32",
+    remat: bool | str = False,
+    compile: bool | str = True,
+    parallel: str | None = None,
+    devices: int | str | None = None,
+    model_devices: int | str | None = None,
+    distributed: bool | str = False,
+    coordinator: str | None = None,
+    processes: int | str | None = None,
+    process: int | str | None = None,
 ) -> JaxBackend:
-    """Make the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own."""
+    """Make the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own.
+
+    `parallel` is "data", "sharded" or "tensor" on all devices of a kind, or on so many `devices`, of which each group
+    of `model_devices` splits every product (by default one, with "tensor" all). Of several processes, each says which
+    `process` of how many `processes` it is, and where the first one, the `coordinator`, listens; or just
+    `distributed=true` where JAX can find out.
+    """
     remat, compile = check_flag("jax", "remat", remat), check_flag("jax", "compile", compile)
+    count = {"devices": devices, "model_devices": model_devices, "processes": processes, "process": process}
+    counts = {name: _whole_number(name, value) for name, value in count.items()}
+    several = check_flag("jax", "distributed", distributed) or coordinator is not None
+    if not several and parallel is None:
+        if given := [name for name, value in counts.items() if value is not None]:
+            raise BackendError(f"option {given[0]!r} of backend 'jax' is for several devices: give --parallel as well")
+        _keep_compiled_programs()
+        return JaxBackend(find_device(device), dtype, remat, compile)
+    from gpt2spec_jax import parallel as mesh
+
+    kind = parallel or "data"
+    if kind not in mesh.KINDS:
+        raise BackendError(f"backend 'jax' runs in parallel as {', '.join(mesh.KINDS)}, not as {kind!r}")
+    if several:
+        mesh.join(coordinator, counts["processes"], counts["process"])
     _keep_compiled_programs()
-    return JaxBackend(find_device(device), dtype, remat, compile)
+    chosen = jax.devices(find_device(device).platform)[: counts["devices"]]
+    model = counts["model_devices"] or (len(chosen) if kind == "tensor" else 1)
+    return mesh.ParallelJaxBackend(chosen, dtype, remat, compile, kind, model)
+
+
+def _whole_number(name: str, value: int | str | None) -> int | None:
+    """An option that counts; from the command line it comes as text."""
+    if value is None:
+        return None
+    if not str(value).isdigit() or (name != "process" and int(value) < 1):
+        raise BackendError(f"option {name!r} of backend 'jax' is a whole number, not {value!r}")
+    return int(value)
 
 
 def _keep_compiled_programs() -> None:

@@ -25,6 +25,7 @@ class ParallelTorchBackend(TorchBackend):
         super().__init__(device, dtype, compile, int8)
         self.processes = processes
         self.rank, self.ranks = processes.rank, processes.ranks
+        self.row_shares = self.ranks
 
     def any_rank(self, flag: bool) -> bool:
         """Over the hosts' own group, without waiting for accelerators."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
+from gpt2spec.cli.info_plan import add_plan_arguments, describe_plan, plan_text
 
 if TYPE_CHECKING:
     from gpt2spec.config import GPT2Config
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, help="positions of a sequence (default: as many as the model has)")
     parser.add_argument("--batch-size", type=int, default=1, help="sequences of a step (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_plan_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +48,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = preset(args.preset)
     description = describe(config, args.context, args.batch_size)
+    if args.devices is not None:
+        description["plan"] = describe_plan(args, config, description["context"])
     print(json.dumps(description, indent=2) if args.json else model_text(args.preset, config, description))
+    if args.devices is not None and not args.json:
+        print("\n" + plan_text(description["plan"]))
     return 0
 
 

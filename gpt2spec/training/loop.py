@@ -186,7 +186,7 @@ def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: 
         )
     if settings.tokenizer is not None and tokenizer_named(settings.tokenizer).id != dataset.tokenizer_id:
         raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")
-    settings.parts(backend.ranks)
+    settings.check_shares(backend.row_shares)
     Batches(dataset.train, settings.windows_per_step(), settings.window(), settings.seed)
     validation_batches(dataset.val, settings.batch_size, settings.window(), settings.eval_windows)
 

@@ -166,13 +166,16 @@ class RunSettings:
 
         In one of several processes, windows of its own: all of them together have `batch_size` at a time.
         """
-        if self.batch_size % ranks or self.windows_per_step() % ranks:
-            raise ConfigError(
-                f"{ranks} processes share batches evenly: the batch_size, {self.batch_size}, and the windows of an "
-                f"update, {self.windows_per_step()}, must be multiples of {ranks}"
-            )
         full, rest = divmod(self.windows_per_step(), self.batch_size)
         return [self.batch_size // ranks] * full + [rest // ranks] * (rest > 0)
+
+    def check_shares(self, count: int) -> None:
+        """Raise `ConfigError` unless so many devices can share the rows of every batch."""
+        if self.batch_size % count or self.windows_per_step() % count:
+            raise ConfigError(
+                f"{count} devices share batches evenly: the batch_size, {self.batch_size}, and the windows of an "
+                f"update, {self.windows_per_step()}, must be multiples of {count}"
+            )
 
     def tokenizer_name(self) -> str:
         """Who encodes raw text."""

@@ -1,0 +1,148 @@
+"""Several devices, of one process or of many, as a mesh on which arrays are laid out; XLA moves them.
+
+The mesh has two axes. Along `data`, devices have rows of a batch; along `model`, parts of each product. Nothing in the
+model changes: programs are compiled for arrays that say how they are laid out (`NamedSharding`), and XLA puts the
+communication in (Xu et al. 2021, GSPMD).
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gpt2spec.backend import Backend, BackendError, named_leaves, split_axis, tree_unflatten
+from gpt2spec.ops import Key, Tensor
+from gpt2spec_jax.backend import JaxBackend
+from gpt2spec_jax.ops import JaxOps
+
+KINDS = ("data", "sharded", "tensor")
+
+
+class ParallelJaxBackend(JaxBackend):
+    """JAX on a mesh of devices.
+
+    Parameters, gradients and moments are whole on each device ("data"), split over those of an axis of the mesh, in
+    one piece of the arrays' axes ("sharded", over `data`) or along the axes of tensor parallelism ("tensor", over
+    `model`). A mesh with both axes has both splits with "sharded".
+    """
+
+    def __init__(self, devices: Sequence[jax.Device], dtype: str, remat: bool, compile: bool, kind: str, model: int):
+        if not compile:
+            raise BackendError("on several devices, JAX runs compiled programs only: leave compile on")
+        super().__init__(devices[0], dtype, remat, compile)
+        if dtype == "float64":
+            raise BackendError("float64 is for one device: on several, JAX computes in float32 or bfloat16")
+        if len(devices) % model:
+            raise BackendError(f"{len(devices)} devices do not divide into groups of {model}")
+        self.kind = kind
+        self.mesh = Mesh(np.array(devices).reshape(-1, model), ("data", "model"))
+        self.device = f"{devices[0].platform}, {self.mesh.shape['data']} x {model} devices"
+        self.rank, self.ranks = jax.process_index(), jax.process_count()
+        self.row_shares = self.mesh.shape["data"]
+        self.sharded = self.ranks > 1 and kind != "data"
+        self.ops = MeshOps(dtype, NamedSharding(self.mesh, P()), remat)
+
+    def layout(self, path: tuple[str, ...], shape: Sequence[int]) -> NamedSharding:
+        """How the parameter of a name is laid out: blocks are stacked, so that their first axis is the layers'."""
+        first = 1 if path[0] == "blocks" else 0
+        axes: list[str | None] = [None] * len(shape)
+        split = split_axis(path)
+        if split is not None and self._divides(shape[first + split], "model"):
+            axes[first + split] = "model"
+        if self.kind == "sharded":
+            free = [i for i in range(first, len(shape)) if axes[i] is None and self._divides(shape[i], "data")]
+            if free:
+                axes[max(free, key=lambda i: shape[i])] = "data"
+        return NamedSharding(self.mesh, P(*axes))
+
+    def _divides(self, extent: int, axis: str) -> bool:
+        return self.mesh.shape[axis] > 1 and extent % self.mesh.shape[axis] == 0
+
+    def load_params(self, host: dict[str, np.ndarray]) -> Any:
+        """Each device is given its parts, from arrays that are stacked on the host."""
+        ops = SimpleNamespace(
+            asarray=lambda x, dtype: np.asarray(x, dtype),
+            stack_layers=lambda layers: jax.tree.map(lambda *leaves: np.stack(leaves), *layers),
+        )
+        loader = cast(Backend, SimpleNamespace(ops=ops, param_dtype=self.param_dtype))
+        tree = Backend.load_params(loader, host)
+        leaves = [_laid_out(x, self.layout(path, x.shape)) for path, x in named_leaves(tree)]
+        return tree_unflatten(tree, leaves)
+
+    def put_rows(self, array: np.ndarray) -> Tensor:
+        """Rows are divided among the devices along `data`, those of several processes together one array."""
+        sharding = NamedSharding(self.mesh, P("data"))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array, np.int32))
+
+    def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """The new state is laid out as the old one."""
+        programs: dict[Any, Any] = {}
+
+        def run(state: Any, *args: Any) -> Any:
+            layouts = jax.tree.map(lambda x: x.sharding, state)
+            key = (jax.tree.structure(state), *jax.tree.leaves(layouts))
+            if key not in programs:
+                programs[key] = jax.jit(function, donate_argnums=0, out_shardings=(layouts, None))
+            return programs[key](state, *args)
+
+        return run
+
+    def dropout_key(self, seed: int, step: int) -> Key:
+        """The same on every device: it is the rows' places that their numbers depend on."""
+        data = jax.random.key_data(super().dropout_key(seed, step))
+        return jax.random.wrap_key_data(_laid_out(np.asarray(data), NamedSharding(self.mesh, P())), impl="threefry2x32")
+
+    def decoding_params(self, params: Any) -> Any:
+        """Whole on every device."""
+        return super().decoding_params(jax.device_put(params, NamedSharding(self.mesh, P())))
+
+    def to_numpy(self, x: Tensor) -> np.ndarray:
+        """The whole array; of one in parts on several processes, all must ask for it."""
+        if not x.is_fully_addressable:
+            x = x.addressable_data(0) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
+        return super().to_numpy(x)
+
+    def any_rank(self, flag: bool) -> bool:
+        """By a gathering over all processes."""
+        return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if self.ranks > 1 else flag
+
+    def leave(self) -> None:
+        """End the processes' connection."""
+        if self.ranks > 1:
+            jax.distributed.shutdown()
+
+    def peak_memory(self) -> int | None:
+        """Of the first device of this process."""
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+class MeshOps(JaxOps):
+    """Operations whose new arrays are on every device of the mesh; those like parameters are laid out as they are."""
+
+    device: Any
+
+    def asarray(self, values: Any, dtype: str) -> Tensor:  # noqa: D102
+        return _laid_out(np.array(values).astype(jax.numpy.dtype(dtype)), self.device)
+
+    def zeros_like(self, x: Tensor) -> Tensor:  # noqa: D102
+        return jax.numpy.zeros(x.shape, self.reduce_dtype, device=x.sharding)
+
+
+def _laid_out(x: np.ndarray, sharding: NamedSharding) -> Tensor:
+    """An array of which every process has all on its host."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Meet the job's other processes, found by JAX itself under SLURM, Open MPI and on cloud TPUs."""
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(f"JAX cannot start its processes: {error}") from error

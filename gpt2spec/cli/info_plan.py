@@ -1,0 +1,79 @@
+"""The part of `gpt2spec info` that is about several devices: memory on each, bytes sent, time."""
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt2spec.config import GPT2Config
+
+TOKENS_PER_PARAMETER = 20
+"""Hoffmann et al. 2022: about the number that a model is best trained on for its operations."""
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of a plan; without --devices there is none."""
+    plan = parser.add_argument_group("a plan of training on some devices; --batch-size is that of all of them")
+    plan.add_argument("--devices", type=int, metavar="N", help="how many")
+    plan.add_argument("--parallel", metavar="KIND", default="data", help="data (default), sharded or tensor")
+    plan.add_argument("--dtype", default="float32", help="computed in (default: float32)")
+    plan.add_argument(
+        "--device-flops", type=float, metavar="F", default=1e12, help="a device's most operations a second (1e12)"
+    )
+    plan.add_argument(
+        "--bandwidth", type=float, metavar="B", default=1e10, help="bytes a second that a device sends (1e10)"
+    )
+    plan.add_argument(
+        "--utilization", type=float, metavar="U", default=0.4, help="share of that which is reached (0.4)"
+    )
+    plan.add_argument("--tokens", type=float, metavar="T", help="of the whole training (default: 20 a parameter)")
+
+
+def describe_plan(args: argparse.Namespace, config: "GPT2Config", context: int) -> dict[str, Any]:
+    """All figures as JSON has them: bytes and seconds."""
+    from gpt2spec.costs import parameter_counts
+    from gpt2spec.planning import Cluster, plan
+
+    cluster = Cluster(args.devices, args.parallel, args.device_flops, args.bandwidth, args.utilization)
+    made = plan(config, cluster, args.dtype, args.batch_size, context)
+    tokens = TOKENS_PER_PARAMETER * parameter_counts(config).total if args.tokens is None else args.tokens
+    seconds = made.training_seconds(tokens, args.batch_size * context)
+    figures = {**dataclasses.asdict(made), "memory": made.memory, "tokens": tokens, "training_seconds": seconds}
+    return {"cluster": {**dataclasses.asdict(cluster), "dtype": args.dtype}, **figures}
+
+
+def plan_text(described: dict[str, Any]) -> str:
+    """The same for reading."""
+    from gpt2spec.cli.info import BINARY, DECIMAL, readable
+    from gpt2spec.cli.table import format_table
+
+    cluster = described["cluster"]
+    parts = {
+        "state": "  weights and AdamW state",
+        "gradients": "  gradients",
+        "working_weights": "  weights cast or gathered",
+        "activations": "  activations",
+    }
+    rows = [
+        (f"ON EACH OF {cluster['devices']} DEVICES, {cluster['parallel'].upper()}, {cluster['dtype'].upper()}", ""),
+        ("memory", readable(described["memory"], 1024, BINARY)),
+        *((label, readable(described[part], 1024, BINARY)) for part, label in parts.items()),
+        ("sent in a step", readable(described["sent"], 1024, BINARY)),
+        ("a step computes for", duration(described["compute_seconds"])),
+        ("a step sends for", duration(described["send_seconds"])),
+        ("a step", duration(described["step_seconds"])),
+        (f"{readable(described['tokens'], 1000, DECIMAL)} tokens", duration(described["training_seconds"])),
+    ]
+    note = (
+        "A plan, not a measurement: frameworks need memory of their own, and steps wait for more than is counted here. "
+        "Sending overlaps with computing, but for tensor parallelism."
+    )
+    return f"{format_table(rows, right=(1,))}\n\n{note}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that leaves a readable number."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.4g} {unit}"
+    return f"{seconds * 1000:,.4g} ms"
