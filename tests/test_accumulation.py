@@ -15,9 +15,11 @@ from gpt2spec.accumulation import MicroBatch, accumulated_step, shares
 from gpt2spec.checkpoints.native import checkpoint_folder, load_progress
 from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
+from gpt2spec.data.dataset import open_dataset
 from gpt2spec.errors import ConfigError
 from gpt2spec.optimizer import AdamW, initial_state, update_scalars
 from gpt2spec.plugins import load_backend
+from gpt2spec.tokenizer import tokenizer_named
 from gpt2spec.training.loop import train
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.updates import Updates
@@ -142,12 +144,21 @@ def test_parts_of_a_step_follow_from_its_tokens() -> None:
 
 
 def test_parts_do_not_share_their_dropout(corpus: Path) -> None:
-    from gpt2spec.data.dataset import open_dataset
-    from gpt2spec.tokenizer import tokenizer_named
-
     data = open_dataset(corpus, tokenizer=tokenizer_named("bytes"), progress=False)
     chosen = settings(corpus, dropout=0.1, accumulate=3, batch_size=1).with_vocabulary(data.vocab_size).resolved()
     updates = Updates(chosen, create(), chosen.model_config(), data.train)
     keys = {part.key for update in (1, 2) for part in updates._parts(update)}
     assert len(keys) == 6
     assert updates._parts(1)[0].key == create().dropout_key(chosen.seed, 1)  # as without parts
+
+
+def test_processes_do_not_share_their_dropout(corpus: Path) -> None:
+    data = open_dataset(corpus, tokenizer=tokenizer_named("bytes"), progress=False)
+    chosen = settings(corpus, dropout=0.1, accumulate=2, batch_size=2).with_vocabulary(data.vocab_size).resolved()
+    keys = []
+    for rank in range(2):
+        backend = create()
+        backend.rank, backend.ranks = rank, 2
+        updates = Updates(chosen, backend, chosen.model_config(), data.train)
+        keys += [part.key for update in (1, 2) for part in updates._parts(update)]
+    assert len(set(keys)) == len(keys) == 8

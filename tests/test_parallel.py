@@ -161,7 +161,7 @@ def test_backends_of_one_device_say_so(name: str) -> None:
         load_backend(name, parallel="data")
 
 
-def test_dropout_differs_between_ranks_and_repeats(corpus: Path, tmp_path: Path) -> None:
+def test_dropout_repeats(corpus: Path, tmp_path: Path) -> None:
     chosen = settings(corpus, steps=4, eval_every=4, checkpoint_every=2, dropout=0.3)
     for name in ("a", "b"):
         run_ranks(2, in_process, chosen, tmp_path / name)
