@@ -84,7 +84,7 @@ def test_nothing_is_read_from_the_device_while_it_runs_ahead() -> None:
     backend.calls.clear()
     generator.generate(PROMPTS, max_new_tokens=2 * AHEAD + 6)
     work = ["".join("r" if call == "to_numpy" else "w" for call in backend.calls)]
-    assert [len(list(run)) for kind, run in itertools.groupby(work[0]) if kind == "r"] == [2 * AHEAD, 2 * AHEAD, 12]
+    assert [len(list(run)) for kind, run in itertools.groupby(work[0]) if kind == "r"] == [1, 1, 1]
     assert backend.calls.count("append") == 2 * AHEAD + 5
     assert backend.calls.count("choose") == 2 * AHEAD + 6
 

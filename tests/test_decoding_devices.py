@@ -73,7 +73,7 @@ def test_filtered_probabilities_and_tokens_are_the_hosts(backend: Backend, name:
     z, options = np.tile(some_logits(), (40, 1)), GenerateOptions(**FILTERS[name])
     uniform = np.random.default_rng(5).random(len(z))
     uniform[:9] = 0.0
-    uniform[9:18] = 1 - 2**-53  # 1 in float32
+    uniform[9:18] = 1 - 2**-24  # the largest there is
 
     def run(logits: Any, uniform: Any) -> Any:
         found = on_device.filtered_probabilities(backend.ops, logits, options)
@@ -94,6 +94,22 @@ def test_probabilities_need_not_add_up_to_1(backend: Backend) -> None:
     p, uniform = backend.put(np.array([[0.1, 0.3], [1.0, 3.0]])), [backend.put(np.full(2, u)) for u in (0.24, 0.26)]
     found = [backend.to_numpy(on_device.inverse_cdf(backend.ops, p, u)).tolist() for u in uniform]
     assert found == [[0, 0], [1, 1]]
+
+
+def test_the_last_token_with_a_probability_is_drawn_by_the_largest_number(backend: Backend) -> None:
+    """Whatever the total is: 49 of them, from 1 to just below 2."""
+    totals = np.linspace(1.0, 2.0, 49, dtype=np.float32, endpoint=False)
+    p = np.stack([0.5 * totals, 0.5 * totals, 0 * totals], 1)
+    found = on_device.inverse_cdf(backend.ops, backend.put(p), backend.put(np.full(49, 1 - 2**-24)))
+    assert backend.to_numpy(found).tolist() == [1] * 49
+
+
+def test_a_sum_that_grows_by_rounding_draws_no_token_without_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As parallel sums may, which add up in another order at every place."""
+    ops = EXACT.ops
+    monkeypatch.setattr(ops, "cumulative_sum", lambda x, axis: np.array([[0.5, 0.5 + 1e-9, 1.0]]), raising=True)
+    found = on_device.inverse_cdf(ops, np.array([[0.5, 0.0, 0.5]]), np.array([0.5]))
+    assert found.tolist() == [2]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -21,14 +22,33 @@ AHEAD = 32
 NOT_FINITE = "the model's logits are not finite: its weights are damaged, or training has diverged"
 
 
-class Chosen(Protocol):
-    """The next token of every row."""
+class Chooser(Protocol):
+    """Chooses the tokens of some texts.
+
+    Attributes:
+        ahead: so many tokens are chosen before the host looks at them.
+    """
+
+    ahead: int
+
+    def __call__(self, rows: Rows, step: int) -> Chosen:
+        """The token number `step` of every text."""
+
+    def choices(self, chosen: Sequence[Chosen]) -> list[list[Choice]]:
+        """What was chosen in some steps, for the host to look at: for each step a choice for every text."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The next token of every row.
+
+    Attributes:
+        tokens: int32 [B], on the device.
+        told: what the host is to know of them, in the chooser's own form.
+    """
 
     tokens: Tensor
-    """int32 [B], on the device."""
-
-    def choices(self) -> list[Choice]:
-        """The same on the host."""
+    told: Any
 
 
 class OnHost:
@@ -44,7 +64,11 @@ class OnHost:
         logits = self._backend.to_numpy(rows.logits)  # [B, V]
         chosen = [self._choose(row, text, step) for row, text in zip(logits, self._texts, strict=True)]
         tokens = self._backend.put(np.array([choice.token for choice in chosen], np.int32))
-        return _Known(tokens, chosen)
+        return Chosen(tokens, chosen)
+
+    def choices(self, chosen: Sequence[Chosen]) -> list[list[Choice]]:
+        """Known already."""
+        return [found.told for found in chosen]
 
     def _choose(self, logits: np.ndarray, text: GrowingText, step: int) -> Choice:
         options, total = self._options, float(sampling.log_sum_exp(logits)[0])
@@ -74,8 +98,21 @@ class OnDevice:
         if self._seen is None:
             self._seen = self._backend.put(self._marks(rows.config.vocab_size))
         uniform = self._backend.put(self._draws[step])
-        self._seen, (tokens, logprobs) = self._choose(self._seen, rows.logits, uniform)
-        return _Pending(self._backend, tokens, logprobs)
+        self._seen, (tokens, told) = self._choose(self._seen, rows.logits, uniform)
+        return Chosen(tokens, told)
+
+    def choices(self, chosen: Sequence[Chosen]) -> list[list[Choice]]:
+        """One copy from the device for all steps, always of `ahead`: one program, whatever is left to choose."""
+        steps = [found.told for found in chosen]
+        steps += steps[-1:] * (self.ahead - len(steps))
+        told = self._backend.to_numpy(self._backend.ops.concat(steps, 0))[: 2 * len(chosen)]  # [2 steps, B]
+        tokens, logprobs = told[::2].astype(np.int32), told[1::2]
+        if not np.isfinite(logprobs).all():
+            raise InputError(NOT_FINITE)
+        return [
+            [Choice(int(token), float(logprob)) for token, logprob in zip(*step, strict=True)]
+            for step in zip(tokens, logprobs, strict=True)
+        ]
 
     def _marks(self, n_vocab: int) -> np.ndarray:
         """1 for every token that stands in a text already, [B, V]; nothing where there is no penalty."""
@@ -87,31 +124,11 @@ class OnDevice:
         return marks
 
 
-def chooser(backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, streaming: bool) -> Any:
+def chooser(backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, streaming: bool) -> Chooser:
     """The one that suits the backend and what is asked for: the host's, but for devices that run by themselves."""
     if not backend.capabilities.asynchronous or options.alternatives:
         return OnHost(backend, texts, options)
     return OnDevice(backend, texts, options, 1 if streaming else AHEAD)
-
-
-class _Known:
-    def __init__(self, tokens: Tensor, choices: list[Choice]) -> None:
-        self.tokens, self._choices = tokens, choices
-
-    def choices(self) -> list[Choice]:
-        return self._choices
-
-
-class _Pending:
-    def __init__(self, backend: Backend, tokens: Tensor, logprobs: Tensor) -> None:
-        self.tokens = tokens
-        self._backend, self._logprobs = backend, logprobs
-
-    def choices(self) -> list[Choice]:
-        tokens, logprobs = self._backend.to_numpy(self.tokens), self._backend.to_numpy(self._logprobs)
-        if not np.isfinite(logprobs).all():
-            raise InputError(NOT_FINITE)
-        return [Choice(int(token), float(logprob)) for token, logprob in zip(tokens, logprobs, strict=True)]
 
 
 def _of_a_choice(options: GenerateOptions) -> GenerateOptions:
@@ -122,7 +139,10 @@ def _of_a_choice(options: GenerateOptions) -> GenerateOptions:
 
 @lru_cache(maxsize=16)
 def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[..., Any]:
-    """(seen, logits [B, V], uniform [B]) -> seen with the new tokens, and the tokens and their log-probabilities."""
+    """(seen, logits [B, V], uniform [B]) -> seen with the new tokens, and the tokens [B] and what is told of them.
+
+    That is [2, B]: the tokens, which float32 holds up to 2^24, and their log-probabilities.
+    """
     ops = backend.ops
 
     def choose(seen: Tensor, logits: Tensor, uniform: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -131,6 +151,7 @@ def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[...
         if options.repetition_penalty != 1.0:
             new = ops.reshape(ops.arange(logits.shape[-1]), (1, -1)) == ops.reshape(tokens, (-1, 1))
             seen = ops.where(new, 1.0, seen)
-        return seen, (tokens, on_device.log_probability(ops, logits, tokens))
+        told = (ops.astype(tokens, ops.reduce_dtype), on_device.log_probability(ops, logits, tokens))
+        return seen, (tokens, ops.concat([ops.reshape(x, (1, -1)) for x in told], 0))
 
     return backend.jit_update(choose)

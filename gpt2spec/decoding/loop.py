@@ -35,8 +35,8 @@ def extend(
                 rows.append(chosen[-1].tokens)
             chosen.append(choose(rows, step + i))
         step += ahead
-        for found in chosen:
-            for text, choice in zip(texts, found.choices(), strict=True):
+        for choices in choose.choices(chosen):
+            for text, choice in zip(texts, choices, strict=True):
                 if not text.finished:
                     yield text.add(choice)
         growing = [i for i, text in enumerate(texts) if not text.finished]

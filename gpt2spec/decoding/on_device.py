@@ -52,14 +52,16 @@ def filtered_probabilities(ops: TensorOps, logits: Tensor, options: GenerateOpti
 
 
 def inverse_cdf(ops: TensorOps, probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The lowest ids at which running sums of probabilities [B, V] exceed `uniform` [B] times their total: [B]."""
-    running = ops.cumulative_sum(probabilities, -1)
+    """The lowest ids at which running sums of probabilities [B, V] exceed `uniform` [B] times their total: [B].
+
+    A number below 1 in float32 times a total is less than the total, so there always is one. Devices that add up in
+    another order may have sums grow, by rounding, where a probability is 0: such tokens have none.
+    """
+    running = ops.where(probabilities > 0.0, ops.cumulative_sum(probabilities, -1), 0.0)
     total = ops.max(running, -1, keepdims=True)
     passed = running > ops.reshape(uniform, (-1, 1)) * total
     found = ops.where(passed, ops.full(passed.shape, 1.0, ops.reduce_dtype), 0.0)
-    first = ops.argmax(found, -1)  # the lowest of equals; 0 where no sum passes, by rounding
-    any_passed = ops.max(found, -1, keepdims=False) > 0.0
-    return ops.where(any_passed, first, ops.argmax(probabilities, -1))
+    return ops.argmax(found, -1)  # the lowest of equals
 
 
 def log_probability(ops: TensorOps, logits: Tensor, tokens: Tensor) -> Tensor:
