@@ -68,6 +68,8 @@ class Capabilities:
         in_place: `jit_update` reuses the memory of the old state.
         asynchronous: calls return before the device is done, and reading a result from it takes long: decoding
             then chooses tokens on the device.
+        decoding_weights: what `decoding_params` rounds weights to, where that is less than the compute dtype:
+            "int8", or empty. The backend has an option of this name that is false by default.
     """
 
     dtypes: tuple[str, ...] = ("float32",)
@@ -76,6 +78,7 @@ class Capabilities:
     compiled: bool = False
     in_place: bool = False
     asynchronous: bool = False
+    decoding_weights: str = ""
 
 
 class Backend(ABC):
@@ -156,6 +159,10 @@ class Backend(ABC):
     def profile(self, folder: Path) -> AbstractContextManager[Any]:
         """Trace what runs inside, and write it to `folder`: here Python's calls, as `pstats` reads them."""
         return profiled_calls(folder / "calls.prof")
+
+    def jit_step(self, function: Callable[..., tuple[Tree, Any]]) -> Callable[..., tuple[Tree, Any]]:
+        """`jit_update` of a step of decoding: it is called many times with the same state, weights and shapes."""
+        return self.jit_update(function)
 
     def put(self, array: np.ndarray | np.generic) -> Tensor:
         """An array of token ids (as int32) or numbers (as `param_dtype`) on the device."""

@@ -47,7 +47,7 @@ INSTALLED = "gpt2spec_conformance" in entry_points(group="pytest11").names
 PLUGIN = [] if INSTALLED else ["-p", "gpt2spec_conformance.pytest_plugin"]
 """Where the entry point is not installed yet, the plugin is named."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-LEVEL = {"inference": 2, "gradient": 1, "train": 0, "decode": 0}
+LEVEL = {"inference": 2, "gradient": 1, "train": 0, "decode": 0, "int8": 0}
 """Sizes of the made-up suite below."""
 QUICK = "model.logits.probe.T1"
 
@@ -504,6 +504,33 @@ def test_conform_judges_no_lower_precision_of_what_does_not_conform_in_float32(
     assert refusal == "torch is not judged in bfloat16 before it conforms in float32:"
     assert re.fullmatch("    gpt2spec conform --backend torch --dtype float32 .*compile.* --mutant gelu-erf", command)
     assert [session.header.dtype for session in read_results(tmp_path / "results.jsonl")] == ["float32"]
+
+
+INT8 = ["conform", "--backend", "torch", "--no-compile", "--backend-option", "int8=true", "--quiet"]
+
+
+def test_conform_judges_int8_after_exact_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*INT8, "--case", QUICK, "--case", "int8.*"]
+    assert main([*arguments, "--report", str(tmp_path)]) == 0
+    before, after = capsys.readouterr().out.split("\n", 1)
+    assert before == "torch in float32, before int8: PASSED: the selected cases of inference"
+    assert ": torch int8 (" in after and "PASSED: int8" in after
+    (report,) = read_results(tmp_path / "results.jsonl")
+    assert [case.level for case in report.cases] == ["int8"] * len(report.cases) != []
+
+
+def test_conform_judges_no_int8_of_what_does_not_conform_without(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*INT8, "--case", QUICK, "--case", "int8.*", "--mutant", "gelu-erf"]) == 1
+    outcome, refusal, command = capsys.readouterr().out.splitlines()
+    assert outcome == "torch in float32, before int8: FAILED: 1 of 1 cases did not pass"
+    assert refusal == "torch is not judged in int8 before it conforms in float32:"
+    assert "compile=false" in command and "int8=true" not in command
+
+
+def test_conform_fails_wrong_int8_and_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conform", "--mutant", "int8-per-tensor", "--quiet"]) == 1
+    text = capsys.readouterr().out
+    assert "int8.weights.row" in text and "matches int8-per-tensor" in text
 
 
 def test_conform_of_all_without_compilation(

@@ -168,7 +168,7 @@ def test_environment_has_the_wheel_and_not_this_checkout(environment: Path) -> N
 
 def test_new_project_passes_the_conformance_suite(transcript: str) -> None:
     (summary,) = re.findall(r"^=+ (.*) in [\d.]+s.* =+$", transcript, flags=re.MULTILINE)
-    assert summary == f"{len(all_cases())} passed"
+    assert summary == f"{sum(case.level != 'int8' for case in all_cases())} passed"
 
 
 def test_new_backend_is_listed(transcript: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from gpt2spec_torch.backend import create  # noqa: E402
 from gpt2spec_torch.few_rows import FewRowsWeight  # noqa: E402
 from gpt2spec_torch.row_kernel import row_kernel  # noqa: E402
 
+from gpt2spec.backend import BackendError  # noqa: E402
 from gpt2spec.config import GPT2Config  # noqa: E402
 from gpt2spec.parameters import initial_parameters  # noqa: E402
 
@@ -39,15 +41,109 @@ def test_products_are_those_of_the_tensor(generator, dtype, compiled: bool, shap
         torch.testing.assert_close(found.double(), expected, rtol=EXACT[dtype], atol=8 * EXACT[dtype])
 
 
-@pytest.mark.parametrize("rows", [1, 4, 90])
-def test_int8_weights_have_a_scale_for_every_output(generator, rows: int) -> None:
-    """Outputs of very different size keep the same relative error: half a step of 127."""
-    weight = torch.randn(64, 32, generator=generator) * torch.logspace(-3, 3, 32)
-    x = torch.randn(rows, 64, generator=generator)
-    laid_out = FewRowsWeight(weight, row_kernel(torch.float32, torch.int8), int8=True)
-    expected = x @ weight
-    error = (laid_out.product(x[:, None] if rows < 90 else x[None], None).reshape(rows, 32) - expected).abs()
-    assert 1e-4 < (error / weight.abs().amax(0)).max() < 64**0.5 * 4 / 254 + 0.1
+SHAPES = {"one row": (1, 1), "a few rows": (4, 1), "many positions": (1, 64)}
+"""[B, T] of which 64 products are made of."""
+
+
+def int8_weight(generator) -> Any:
+    """Outputs of very different size, no weight within a fiftieth of a step of where rounding turns: [64, 32]."""
+    weight = torch.randn(64, 32, generator=generator, dtype=torch.float64) * torch.logspace(-3, 3, 32)
+    step = weight.abs().amax(0) / 127
+    near = ((weight / step) % 1 - 0.5).abs() < 0.02
+    return torch.where(near, weight + 0.05 * step, weight).float()
+
+
+def products(laid_out: FewRowsWeight, x: Any, shape: tuple[int, int], bias: Any) -> Any:
+    """Of the rows of x, [B, T] at a time."""
+    pieces = x.reshape(-1, *shape, x.shape[-1])
+    return torch.cat([laid_out.product(piece, bias).reshape(-1, laid_out.shape[1]) for piece in pieces])
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_int8_weights_are_whole_steps_a_127th_of_the_largest_of_their_output(generator, compiled: bool, shape) -> None:
+    """Products with the identity show the weights that are used: n steps of each, n from -127 to 127, the nearest."""
+    weight = int8_weight(generator)
+    laid_out = FewRowsWeight(weight, row_kernel(torch.float32, torch.int8) if compiled else None, int8=True)
+    step = weight.double().abs().amax(0) / 127
+    found = products(laid_out, torch.eye(64), shape, None).double() / step
+    torch.testing.assert_close(found, (weight / step).round(), rtol=1e-6, atol=0)
+    assert found.abs().amax() == pytest.approx(127, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("dtype", EXACT)
+def test_int8_products_have_a_bias_and_rounding_of_activations_only(generator, dtype, shape) -> None:
+    """Beside the rounded weights: one row and many positions are as exact as the dtype, a few rows as bfloat16."""
+    weight = int8_weight(generator).to(dtype)
+    scale = weight.double().abs().amax(0)
+    bias = (scale * torch.randn(32, generator=generator)).to(dtype)
+    x = torch.randn(64, 64, generator=generator).to(dtype)
+    laid_out = FewRowsWeight(weight, row_kernel(dtype, torch.int8), int8=True)
+    used = products(laid_out, torch.eye(64).to(dtype), (1, 64), None).double()
+    error = (products(laid_out, x, shape, bias).double() - (x.double() @ used + bias.double())) / scale
+    assert error.abs().max() < (0.1 if shape == (4, 1) else 1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 8, 24, 33, 40])
+def test_int8_rows_of_any_width_are_multiplied(generator, width: int) -> None:
+    """PyTorch's kernel for a few rows crashes, or reads what is not there, at widths that are no multiple of 16."""
+    weight = torch.randn(width, 70, generator=generator)
+    laid_out = FewRowsWeight(weight, None, int8=True)
+    x = torch.randn(24, 1, width, generator=generator)
+    used = laid_out.product(torch.eye(width)[None], None)[0]
+    torch.testing.assert_close(laid_out.product(x, None), x @ used)
+
+
+def few_rows_backend(dtype: str = "float32") -> Any:
+    return create(device="cpu", dtype=dtype, compile=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("start", [[0], [6], [9, 9, 9], [0, 9, 4]], ids=str)
+def test_a_query_of_each_row_sees_what_was_read_of_its_own(generator, dtype: str, start: list[int]) -> None:
+    """Rows that have come equally far and rows that have not; what stands later in the cache is anything."""
+    ops, at = few_rows_backend(dtype).ops, torch.tensor(start, dtype=torch.int32)
+    q, k, v = (
+        torch.randn(len(start), 2, n, 8, generator=generator).to(ops.astype(at, dtype).dtype) for n in (1, 10, 10)
+    )
+    found = ops.causal_attention(q, k, v, start=at)
+    assert found.dtype == q.dtype
+    for row, last in enumerate(start):
+        one = [x[row : row + 1, :, : last + 1].double() for x in (q, k, v)]
+        expected = torch.softmax(one[0] @ one[1].mT / 8**0.5, -1) @ one[2]
+        torch.testing.assert_close(
+            found[row : row + 1].double(), expected, rtol=0, atol=1e-5 if dtype == "float32" else 0.02
+        )
+
+
+@pytest.mark.parametrize("start", [[3], [5, 5], [0, 7]], ids=str)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_new_keys_go_to_each_rows_own_slots(generator, start: list[int], in_place: bool) -> None:
+    ops = few_rows_backend().ops
+    ops.in_place = in_place
+    cache, new = (torch.randn(len(start), 2, n, 4, generator=generator) for n in (9, 2))
+    expected = cache.clone()
+    for row, first in enumerate(start):
+        expected[row, :, first : first + 2] = new[row]
+    before = cache.clone()
+    found = ops.cache_write(cache, new, torch.tensor(start, dtype=torch.int32))
+    assert torch.equal(found, expected)
+    assert torch.equal(cache, expected if in_place else before)
+
+
+def test_what_an_embedding_is_read_from_is_not_rounded(generator) -> None:
+    table = torch.randn(9, 4, generator=generator)
+    backend = create(device="cpu", int8=True, compile=False)
+    laid_out = FewRowsWeight(table.T, None, int8=True, table=table)
+    assert torch.equal(backend.ops.take(laid_out, torch.tensor([[3, 0]]), 0), table[[3, 0]][None])
+
+
+def test_int8_that_could_not_be_had_is_refused() -> None:
+    """Where weights stay tensors, nothing would be rounded, and nobody would know."""
+    for options in ({"dtype": "float64"}, {"compile": "step"}):
+        with pytest.raises(BackendError, match="option 'int8' of backend 'torch' is for CPUs"):
+            create(device="cpu", int8=True, **options)
 
 
 def test_an_output_that_is_all_zero_stays_so() -> None:
@@ -76,6 +172,39 @@ def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.
         assert [path.name for path in made] == ["row-float32-float32.pt2"]
     finally:
         row_kernel.cache_clear()
+
+
+def test_a_program_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "row.pt2"
+
+    def interrupted(program, package_path: str) -> None:
+        Path(package_path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def complete(program, package_path: str) -> str:
+        assert not path.exists()
+        Path(package_path).write_bytes(b"whole")
+        return package_path
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module._compile(path, torch.float32, torch.float32)
+    assert list(path.parent.iterdir()) == []
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", complete)
+    module._compile(path, torch.float32, torch.float32)
+    assert {found.name: found.read_bytes() for found in path.parent.iterdir()} == {"row.pt2": b"whole"}
+
+
+def test_programs_of_another_pytorch_or_processor_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {module._folder()}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9")
+        folders.add(module._folder())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda self: "flags : another")
+        folders.add(module._folder())
+    assert len(folders) == (3 if Path("/proc/cpuinfo").exists() else 2)
+    assert module._folder() in folders
 
 
 def test_without_a_compiler_decoding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:

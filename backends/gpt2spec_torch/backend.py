@@ -24,6 +24,7 @@ from gpt2spec.backend import (
 from gpt2spec.ops import Key, Tensor
 from gpt2spec_torch import processes
 from gpt2spec_torch.few_rows import FewRowsWeight
+from gpt2spec_torch.graphs import RecordedStep, cuda_graph
 from gpt2spec_torch.ops import TorchOps
 from gpt2spec_torch.row_kernel import row_kernel
 
@@ -44,9 +45,18 @@ class TorchBackend(Backend):
     def __init__(self, device: torch.device, dtype: str, compile: Compile, int8: bool) -> None:
         dtypes = ("float32", "bfloat16") if device.type == "mps" else ("float32", "bfloat16", "float64")
         self.capabilities = Capabilities(
-            dtypes=dtypes, compiled=compile != "off", in_place=True, asynchronous=device.type != "cpu"
+            dtypes=dtypes,
+            compiled=compile != "off",
+            in_place=True,
+            asynchronous=device.type != "cpu",
+            decoding_weights="int8" if int8 else "",
         )
         check_dtype(self.name, dtype, self.capabilities)
+        if int8 and (device.type != "cpu" or compile == "step" or dtype == "float64"):
+            raise BackendError(
+                "option 'int8' of backend 'torch' is for CPUs, below float64 and without compile=step; "
+                f"not for {device.type} in {dtype} with compile={compile}"
+            )
         self.device = str(device)
         self.compile = compile
         self.int8 = int8
@@ -83,6 +93,11 @@ class TorchBackend(Backend):
             return state, aux
 
         return run
+
+    def jit_step(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """On CUDA a graph of its own: see `graphs`."""
+        update = self.jit_update(function)
+        return RecordedStep(update, cuda_graph) if self.ops.device.type == "cuda" else update
 
     def _compile(self, function: Callable[..., Any], in_place: bool) -> Callable[..., Any]:
         ops = self.ops

@@ -31,7 +31,7 @@ class FewRowsWeight:
             self._scale = rows.abs().amax(1).float().clamp_min(1e-12) / 127.0
             rows = (rows.float() / self._scale[:, None]).round().to(torch.int8)
         self._rows = rows
-        self._zero = torch.zeros(rows.shape[0])
+        self._zero, self._one = torch.zeros(rows.shape[0]), torch.ones(rows.shape[0], dtype=torch.bfloat16)
         self._packed: Tensor | None = None
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -52,9 +52,12 @@ class FewRowsWeight:
         return y.reshape(*x.shape[:-1], self.shape[1])
 
     def _int8(self, x: Tensor, few: bool, bias: Tensor | None) -> Tensor:
-        if few:
-            scale = self._scale.bfloat16()
-            y = torch._weight_int8pack_mm(x.bfloat16(), self._rows, scale).float()
+        """Products with whole steps, which every dtype has, and then the size of those; a few rows are in bfloat16.
+
+        PyTorch 2.13's kernel for those reads beyond its operands where their width is no multiple of 16.
+        """
+        if few and self.shape[0] % 16 == 0:
+            y = torch._weight_int8pack_mm(x.bfloat16(), self._rows, self._one).float()
         else:
-            y = F.linear(x.float(), self._rows.float() * self._scale[:, None])
-        return y if bias is None else y + bias
+            y = F.linear(x.float(), self._rows.float())
+        return torch.addcmul(self._zero if bias is None else bias.float(), y, self._scale)

@@ -12,6 +12,7 @@ import logging
 import platform
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,12 +60,13 @@ def _compile(path: Path, activations: torch.dtype, weights: torch.dtype) -> None
         torch.ones(640),
         torch.zeros(640),
     )
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of PyTorch about itself
         program = torch.export.export(_Row(), example, dynamic_shapes=({1: K}, {0: N, 1: K}, {0: N}, {0: N}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
-        Path(made).replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / path.name))
+            Path(made).replace(path)
 
 
 def _folder() -> Path:

@@ -19,10 +19,13 @@ from gpt2spec.plugins import load_backend
 from gpt2spec_conformance.case import Case
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.judge import BUDGETS
+from gpt2spec_conformance.mutants import MutatedSubject
+from gpt2spec_conformance.mutants.int8 import REFERENCE
 from gpt2spec_conformance.runner import judge_answer
+from gpt2spec_conformance.session import applies
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
-VERSION = 2
+VERSION = 3
 """Of the set of cases and budgets: results of different versions are not to be compared."""
 FACTOR = 8.0
 FLOOR = 4.0
@@ -37,6 +40,11 @@ IMPLEMENTATIONS: list[tuple[str, dict[str, Any]]] = [
     ("jax", {}),
     ("tinygrad", {}),
 ]
+ROUNDED: list[tuple[str, dict[str, Any]]] = [
+    ("torch", {"int8": True}),
+    ("torch", {"int8": True, "compile": False}),
+]
+"""Those that decode with int8 weights. Two more are NumPy and JAX with tensors that were rounded so."""
 
 
 def main() -> None:
@@ -50,9 +58,7 @@ def main() -> None:
         "oracle-differences": confirm_oracle(),
     }
     worst: dict[str, dict[str, float]] = {}
-    for name, options in IMPLEMENTATIONS:
-        subject = BackendSubject(load_backend(name, device="CPU" if name == "tinygrad" else "cpu", **options))
-        label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+    for label, subject in implementations():
         for case, error in errors(subject):
             worst.setdefault(case.id, {})[label] = round(error, 3)
             print(f"{label:24} {case.id:36} {error:.3g}", flush=True)
@@ -65,10 +71,19 @@ def main() -> None:
         file.write((text + "\n").encode())
 
 
+def implementations() -> Iterator[tuple[str, Subject]]:
+    """Everyone whose errors are measured, and what the measurements call them."""
+    for name, options in [*IMPLEMENTATIONS, *ROUNDED]:
+        backend = load_backend(name, device="CPU" if name == "tinygrad" else "cpu", **options)
+        yield " ".join([name, *(f"{key}={value}" for key, value in options.items())]), BackendSubject(backend)
+    for name in ("numpy", "jax"):
+        yield f"{name} with rounded tensors", MutatedSubject(load_backend(name, device="cpu"), [REFERENCE])
+
+
 def errors(subject: Subject) -> Iterator[tuple[Case, float]]:
     """The subject's error in every case that has a budget."""
     for case in all_cases():
-        if case.metric != "exact" and subject.supports(case.operation):
+        if case.metric != "exact" and applies(case, subject) and subject.supports(case.operation):
             _, parts = judge_answer(case, case.ask(subject), subject.dtype)
             yield case, parts[0].error
 

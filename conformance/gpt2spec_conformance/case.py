@@ -12,8 +12,10 @@ from gpt2spec_conformance.subject import Subject
 
 Answer = dict[str, np.ndarray]
 """Named arrays: what a subject says to a case."""
-Level = Literal["inference", "gradient", "train", "decode"]
-LEVELS: tuple[Level, ...] = ("inference", "gradient", "train", "decode")
+Level = Literal["inference", "gradient", "train", "decode", "int8"]
+EXACT_LEVELS: tuple[Level, ...] = ("inference", "gradient", "train", "decode")
+LEVELS: tuple[Level, ...] = (*EXACT_LEVELS, "int8")
+"""The last one is of those that decode with int8 weights, and of them alone."""
 Metric = Literal["rows", "whole", "gradients", "exact"]
 
 
@@ -38,6 +40,7 @@ class Case:
         metric: how far apart answers are: the worst row, a tensor as a whole, the gradients' own measure
             (see `error`), or equal to the bit.
         truth: the right answer, computed from the subject's own: for laws. Otherwise it is the oracle's.
+        unit: the dtype in whose epsilons errors are measured; empty for the one that the subject computes in.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Case:
     ask: Callable[[Subject], Answer]
     metric: Metric = "rows"
     truth: Callable[[Answer], Answer] | None = None
+    unit: str = ""
 
     @property
     def family(self) -> str:

@@ -132,7 +132,7 @@ def _distance(mutants: tuple[Mutant, ...], case: Case, result: Result, dtype: st
     if answer is None:
         return math.inf
     try:
-        parts = compare(result.answer, answer, case.metric, dtype)
+        parts = compare(result.answer, answer, case.metric, case.unit or dtype)
     except Nonconformance:
         return math.inf
     allowed = max(budget(case, dtype), 1.0)
@@ -185,6 +185,7 @@ def _first_divergence(failed: Sequence[Result]) -> str:
         ("initial", "the initial weights"),
         ("dropout", "dropout"),
         ("decode", "decoding; the whole pass agrees"),
+        ("int8", "int8 weights in decoding; decoding with exact weights agrees"),
     ]:
         if any(id.startswith(family) for id in ids):
             return words

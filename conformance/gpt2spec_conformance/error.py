@@ -11,8 +11,10 @@ import numpy as np
 
 from gpt2spec.errors import InputError
 
-EPSILON = MappingProxyType({"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52})
-"""The distance from 1 to the next number."""
+EPSILON = MappingProxyType(
+    {"int8": 2.0**-7, "bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+)
+"""The distance from 1 to the next number; of int8, a step where the largest number is 1, nearly."""
 
 
 def activation_error(found: np.ndarray, expected: np.ndarray, dtype: str) -> float:

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LEVEL",
         action="append",
         default=[],
-        help="only cases of inference, gradient, train or decode; repeatable",
+        help="only cases of inference, gradient, train, decode or int8; repeatable",
     )
     group.addoption("--gpt2-expected", metavar="FILE", type=Path, help="TOML file of failures that are known")
 
@@ -46,18 +46,19 @@ def conformance_cases(
 
     Args:
         make_subject: makes who is judged; called once, by the first test that runs.
-        levels: only cases of these levels; all if empty.
+        levels: only cases of these levels; all but int8 if empty.
         expected: TOML file of failures that are known (see `session.read_expected`).
 
     Raises:
         ConfigError: there is no such level, or the file of expected failures is not as it should be.
     """
+    from gpt2spec_conformance.case import EXACT_LEVELS
     from gpt2spec_conformance.session import read_expected, select_cases
 
     subject = functools.cache(make_subject)
     known = read_expected(Path(expected)) if expected else {}
 
-    @pytest.mark.parametrize("case", as_parameters(select_cases(levels)))
+    @pytest.mark.parametrize("case", as_parameters(select_cases(levels or EXACT_LEVELS)))
     def test_conformance(case: Case) -> None:
         check(case, subject(), known)
 
@@ -67,6 +68,7 @@ def conformance_cases(
 def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
     """Give the test of `test_suite` the cases and the subject that the command line asks for, or a skip."""
     from gpt2spec.errors import GPT2SpecError
+    from gpt2spec_conformance.case import EXACT_LEVELS
     from gpt2spec_conformance.session import read_expected, select_cases
 
     options = metafunc.config.option
@@ -78,7 +80,7 @@ def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
         make_subject = functools.cache(functools.partial(_subject, options))
         make_subject()  # a mistake in its name is told once, not by every case
         expected = read_expected(options.gpt2_expected) if options.gpt2_expected else {}
-        cases = select_cases(options.gpt2_level)
+        cases = select_cases(options.gpt2_level or EXACT_LEVELS)
     except GPT2SpecError as error:
         raise pytest.Collector.CollectError(f"gpt2spec: error: {error}") from None
     rows = [pytest.param(case, make_subject, expected, id=case.id) for case in cases]
@@ -99,7 +101,9 @@ def check(case: Case, subject: Subject, expected: Mapping[str, ExpectedFailure])
     from gpt2spec_conformance.session import applies, claims, report_case
 
     if not applies(case, subject):
-        pytest.skip(f"only for backends, and {subject.name} is none")
+        kind = "backends that decode in int8" if case.level == "int8" else "backends that do not"
+        kind = "backends" if case.operation == "backend" and subject.backend is None else kind
+        pytest.skip(f"only for {kind}, and {subject.name} is none")
     report = report_case(case, run_case(case, subject), expected)
     if report.status == "xfailed":
         pytest.xfail(f"{report.reason} ({report.link})")

@@ -93,11 +93,12 @@ def right_answer(case: Case) -> Answer:
 
 def judge_answer(case: Case, answer: Answer, dtype: str) -> tuple[Answer, tuple[Part, ...]]:
     """What of an answer is judged, and its parts, the worst first. Raises `Nonconformance` as `compare` does."""
+    unit = case.unit or dtype
     if case.truth is None:
-        return answer, tuple(compare(answer, right_answer(case), case.metric, dtype))
+        return answer, tuple(compare(answer, right_answer(case), case.metric, unit))
     right = case.truth(answer)
     judged = {name: answer[name] for name in right}
-    return judged, tuple(compare(judged, right, case.metric, dtype))
+    return judged, tuple(compare(judged, right, case.metric, unit))
 
 
 def run_case(case: Case, subject: Subject) -> Result:

@@ -200,7 +200,13 @@ def claims(subject: Subject, level: Level) -> bool:
 
 
 def applies(case: Case, subject: Subject) -> bool:
-    """Whether a case is meant for a subject: those of the tensor operations themselves are for backends only."""
+    """Whether a case is meant for a subject.
+
+    Those of the tensor operations themselves are for backends only, those of int8 for backends that decode so. To
+    these nothing else is put: what they are without it has been judged before.
+    """
+    if (case.level == "int8") != (subject.decoding_weights == "int8"):
+        return False
     return case.operation != "backend" or subject.supports("backend")
 
 
@@ -301,7 +307,7 @@ def framework_versions(subject: Subject) -> dict[str, str]:
 
 def manifest_hash() -> str:
     """SHA-256 of every case's id, level, operation, metric and summary."""
-    manifest = [[case.id, case.level, case.operation, case.metric, case.summary] for case in all_cases()]
+    manifest = [[case.id, case.level, case.operation, case.metric, case.unit, case.summary] for case in all_cases()]
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 

@@ -39,8 +39,10 @@ OPERATIONS = (
     "token_probabilities",
     "generate",
     "backend",
+    "int8",
 )
-"""What a case may ask for; "backend" means the tensor operations and transforms themselves."""
+"""What a case may ask for; "backend" means the tensor operations and transforms themselves, "int8" those of a backend
+that rounds weights in decoding."""
 
 
 class Subject:
@@ -51,17 +53,21 @@ class Subject:
         dtype: what it computes in: errors are measured in this dtype's epsilon.
         backend: the backend, where the subject is one.
         frameworks: distributions whose versions belong into a report.
+        decoding_weights: what weights are rounded to in decoding, "int8", or empty where they are not.
     """
 
     name: str = "subject"
     dtype: str = "float32"
     backend: Backend | None = None
     frameworks: tuple[str, ...] = ()
+    decoding_weights: str = ""
 
     def supports(self, operation: str) -> bool:
         """Whether the subject has an operation of `OPERATIONS`."""
         if operation == "backend":
             return self.backend is not None
+        if operation == "int8":
+            return self.backend is not None and self.decoding_weights == "int8"
         if operation == "loss":
             return self._overrides("loss") or self._overrides("loss_and_gradients")
         return self._overrides(operation)
@@ -161,12 +167,15 @@ class BackendSubject(Subject):
 
     def __init__(self, backend: Backend, name: str | None = None) -> None:
         self.backend = backend
-        self.name = name or backend.name
+        self.decoding_weights = backend.capabilities.decoding_weights
+        self.name = name or " ".join(filter(None, [backend.name, self.decoding_weights]))
         self.dtype = backend.dtype
         self._programs: dict[Any, Any] = {}
 
     def supports(self, operation: str) -> bool:
-        """Everything; gradients only where the backend claims them."""
+        """Everything; gradients only where the backend claims them, and int8 where it rounds weights to that."""
+        if operation == "int8":
+            return self.decoding_weights == "int8"
         needs_gradients = operation in ("loss_and_gradients", "accumulated_gradients", "train_losses")
         return self.backend.capabilities.gradients or not needs_gradients
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LEVEL",
-        help="only inference, gradient, train or decode; repeatable",
+        help="only inference, gradient, train, decode or int8; repeatable",
     )
     cases.add_argument(
         "--case", action="append", default=[], metavar="ID", help="only these cases; * matches; repeatable"
@@ -93,19 +93,19 @@ def judge_all(args: argparse.Namespace, cases: Sequence["Case"], expected: Any) 
     """
     from gpt2spec_conformance.report import terminal
     from gpt2spec_conformance.report.progress import Progress
-    from gpt2spec_conformance.session import run_session
+    from gpt2spec_conformance.session import applies, run_session
 
     for name, make in subjects(args):
         try:
             subject = make()
-            before = None if subject.backend is None else full_precision(args, name, cases, expected)
+            before = full_precision(args, name, subject, cases, expected)
         except GPT2SpecError as error:
             if args.backend != ALL:
                 raise
             print(f"{name}: FAILED: it cannot be judged: {error}\n", flush=True)
             yield None
             continue
-        if before and before.verdict != "passed":
+        if before and (before.verdict != "passed" or not any(applies(case, subject) for case in cases)):
             yield before
             continue
         with Progress(subject.name, len(cases), args.quiet) as progress:
@@ -115,27 +115,40 @@ def judge_all(args: argparse.Namespace, cases: Sequence["Case"], expected: Any) 
 
 
 def full_precision(
-    args: argparse.Namespace, name: str, cases: Sequence["Case"], expected: Any
+    args: argparse.Namespace, name: str, subject: "Subject", cases: Sequence["Case"], expected: Any
 ) -> "SessionReport | None":
     """The session of the same backend in float32, where a lower precision is asked for; its outcome in a line.
 
-    The larger epsilons of a lower precision would hide many a mistake.
+    The larger epsilons of a lower precision would hide many a mistake. None where there is nothing to judge.
     """
-    from gpt2spec_conformance.error import EPSILON
     from gpt2spec_conformance.report import summary
     from gpt2spec_conformance.report.progress import Progress
-    from gpt2spec_conformance.session import run_session
+    from gpt2spec_conformance.session import applies, run_session
 
-    if args.dtype is None or EPSILON.get(args.dtype, 0.0) <= EPSILON[FULL]:
+    full = full_precision_arguments(args, name, subject)
+    if full is None:
         return None
-    full = argparse.Namespace(**{**vars(args), "backend": name, "dtype": FULL})
-    subject = backend_subject(full)
-    with Progress(f"{subject.name} in {FULL}", len(cases), args.quiet) as progress:
-        session = run_session(subject, cases, expected=expected, command=command(full, name), progress=progress)
-    print(f"{name} in {FULL}, before {args.dtype}: {summary.verdict_line(session)}", flush=True)
+    before = backend_subject(full)
+    if not any(applies(case, before) for case in cases):
+        return None
+    with Progress(f"{before.name} in {FULL}", len(cases), args.quiet) as progress:
+        session = run_session(before, cases, expected=expected, command=command(full, name), progress=progress)
+    lower = " and ".join(what for what in (args.dtype, subject.decoding_weights) if what not in (None, "", FULL))
+    print(f"{name} in {FULL}, before {lower}: {summary.verdict_line(session)}", flush=True)
     if session.verdict == "failed":
-        print(f"{name} is not judged in {args.dtype} before it conforms in {FULL}:\n    {session.header.command}")
+        print(f"{name} is not judged in {lower} before it conforms in {FULL}:\n    {session.header.command}")
     return session
+
+
+def full_precision_arguments(args: argparse.Namespace, name: str, subject: "Subject") -> argparse.Namespace | None:
+    """Those of the same backend in float32 and with exact weights; None where it is that already."""
+    from gpt2spec_conformance.error import EPSILON
+
+    options = dict(args.backend_options or {})
+    rounds = options.pop(subject.decoding_weights, None) is not None
+    if not rounds and (args.dtype is None or EPSILON.get(args.dtype, 0.0) <= EPSILON[FULL]):
+        return None
+    return argparse.Namespace(**{**vars(args), "backend": name, "dtype": FULL, "backend_options": options or None})
 
 
 def write(args: argparse.Namespace, sessions: Sequence["SessionReport"]) -> None:

@@ -91,7 +91,7 @@ def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[...
         cache, logits = cached_forward(backend.ops, config, params, cache, tokens, start, length)
         return cache, logits[:, 0]  # [B, 1, V] -> [B, V]
 
-    return backend.jit_update(append)
+    return backend.jit_step(append)
 
 
 @lru_cache(maxsize=16)

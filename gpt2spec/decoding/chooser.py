@@ -145,13 +145,13 @@ def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[...
     """
     ops = backend.ops
 
-    def choose(seen: Tensor, logits: Tensor, uniform: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def choose(seen: Tensor, logits: Tensor, uniform: Tensor) -> tuple[Tensor, list[Tensor]]:
         penalised = on_device.penalised(ops, logits, seen > 0.0, options.repetition_penalty)
         tokens = on_device.choose(ops, penalised, uniform, options)
         if options.repetition_penalty != 1.0:
             new = ops.reshape(ops.arange(logits.shape[-1]), (1, -1)) == ops.reshape(tokens, (-1, 1))
             seen = ops.where(new, 1.0, seen)
         told = (ops.astype(tokens, ops.reduce_dtype), on_device.log_probability(ops, logits, tokens))
-        return seen, (tokens, ops.concat([ops.reshape(x, (1, -1)) for x in told], 0))
+        return seen, [tokens, ops.concat([ops.reshape(x, (1, -1)) for x in told], 0)]
 
-    return backend.jit_update(choose)
+    return backend.jit_step(choose)

@@ -3,6 +3,7 @@
 These cases are for backends that say that they decode so, which must have passed all others without it.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -51,7 +52,7 @@ def cases() -> list[Case]:
             Case(
                 f"int8.logits.{weights}.{name}",
                 "int8",
-                "cached_logits",
+                "int8",
                 f"logits through the cache, of {words}, are near those of exact weights ({weights})",
                 partial(logits, weights=weights, rows=rows),
                 unit="int8",
@@ -90,27 +91,65 @@ def _uneven(weight: np.ndarray) -> np.ndarray:
 
 
 def weights(subject: Subject, shape: tuple[int, int]) -> Answer:
-    """Each matrix [out, in] in steps, as products of [B, T] of the identity's rows with it have it.
+    """Each matrix [out, in] in steps, as its product with the identity has it; [B, T] rows of that at a time.
 
-    Rows of the identity are the same in every dtype: what comes out is the weights that were read.
+    The identity is the same in every dtype: what comes out is the weights that were read.
     """
     backend = backend_of(subject)
-    host = uneven()
+    ops, host = backend.ops, uneven()
     with subject.context():
         params = backend.decoding_params(backend.load_params(host))
-        found = {"wte": _columns(backend, backend.ops.unembed, (params["wte"]["weight"],), L1.n_embd, shape)}
+        block = params["blocks"][0]
+        found = {"wte": _product(backend, ops.unembed, L1.n_embd, shape, params["wte"]["weight"])}
         for name in MATRICES:
             part, layer = name.split(".")
-            p = params["blocks"][0][part][layer]
-            width = host[f"h.0.{name}.weight"].shape[0]
-            found[name] = _columns(backend, backend.ops.linear, (p["weight"], p["bias"]), width, shape)
-    return {name: _in_steps(product, _matrix(host, name)) for name, product in found.items()}
+            p = block[part][layer]
+            found[name] = _product(backend, ops.linear, _matrix(host, name).shape[0], shape, p["weight"], p["bias"])
+    return {name: (product / int8.steps(_matrix(host, name))).T for name, product in found.items()}
 
 
-def _columns(backend: Backend, product: Tensor, operands: tuple[Tensor, ...], width: int, shape: tuple[int, int]) -> np.ndarray:
-    """The products of the identity's rows, [width, out]: all at a time, or one by one."""
+def _product(
+    backend: Backend, product: Callable[..., Tensor], width: int, shape: tuple[int, int], *operands: Tensor
+) -> np.ndarray:
     multiply = backend.jit(product)
-    identity = np.eye(width, dtype=np.float32)
-    parts = identity[:, None, None] if shape == (1, 1) else [identity.reshape(*shape, width)]
-    x = [backend.ops.asarray(part.reshape(*part.shape[:-1], width), backend.dtype) for part in map(_as_batch, parts)]
-    return np.concatenate([backend.to_numpy(multiply(part, *operands)).reshape(-1, _outputs(operands)) for part in x])
+    identity = np.eye(width)
+    parts = [row.reshape(1, 1, width) for row in identity] if shape == (1, 1) else [identity.reshape(*shape, width)]
+    found = [backend.to_numpy(multiply(backend.ops.asarray(x, backend.dtype), *operands)) for x in parts]
+    return np.concatenate([x.reshape(-1, x.shape[-1]) for x in found]).astype(np.float64)
+
+
+def _matrix(host: HostParams, name: str) -> np.ndarray:
+    """The weight [in, out] of a product: of the head, the embedding transposed."""
+    return host["wte.weight"].T if name == "wte" else host[f"h.0.{name}.weight"]
+
+
+def whole_steps() -> Answer:
+    """What they must be."""
+    return {name: int8.rounded(_matrix(uneven(), name)).T for name in ("wte", *MATRICES)}
+
+
+def embeddings(subject: Subject) -> Answer:
+    """Of every token at position 0, [V, D]."""
+    backend = backend_of(subject)
+    with subject.context():
+        params = backend.decoding_params(backend.load_params(uneven()))
+        look_up = backend.jit(lambda params, tokens, start: model.embed(backend.ops, params, tokens, start))
+        tokens = backend.put(np.arange(L1.vocab_size).reshape(-1, 1))
+        found = look_up(params, tokens, backend.put(np.zeros(L1.vocab_size, np.int32)))
+        return {"embeddings": backend.to_numpy(found)[:, 0]}
+
+
+def exact_embeddings() -> Answer:
+    """What they must be."""
+    host = uneven()
+    return {"embeddings": host["wte.weight"].astype(np.float64) + host["wpe.weight"][0]}
+
+
+# ---------------------------------------------------------------------- logits
+
+
+def logits(subject: Subject, weights: str, rows: int) -> Answer:
+    """Logits [B, T, V] after a prompt in one pass, and then token by token; the oracle has exact weights."""
+    tokens = token_batch(L2, rows)[:, :-1]
+    found = subject.cached_logits(L2, weight_set(weights, L2), tokens, [L2.n_ctx] * rows, PREFILL)
+    return {"logits": np.asarray(found, np.float64)}

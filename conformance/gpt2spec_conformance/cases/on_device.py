@@ -12,7 +12,7 @@ from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.random import generator
 from gpt2spec_conformance.case import Answer, Case
 from gpt2spec_conformance.cases.decode import GREEDY, PROMPTS, REPEATING, SAMPLED, STOP, STOPPING, continued
-from gpt2spec_conformance.cases.inputs import L2
+from gpt2spec_conformance.cases.inputs import L2, LONG, token_batch
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
@@ -27,6 +27,14 @@ def cases() -> list[Case]:
             "rows of a cache that are exchanged, doubled and dropped go on with the logits of the whole pass",
             select,
             truth=lambda answer: {"logits": selected_logits()},
+        ),
+        Case(
+            "decode.cache.lengths",
+            "decode",
+            "backend",
+            "a text that grows from 1 token to 1024 has the logits of the whole pass at every length",
+            lengths,
+            truth=lambda answer: {"logits": whole_logits()},
         ),
         Case(
             "decode.device.filters",
@@ -114,6 +122,27 @@ def selected_logits() -> np.ndarray:
             read += texts
     params = weight_set("probe", L2)
     return np.stack([oracle().logits(L2, params, np.array([text], np.int32))[0, -1] for text in read])
+
+
+def lengths(subject: Subject) -> Answer:
+    """Logits [1024, V], each after one token more: attention looks at 64 slots of the cache, then at 128, and so on."""
+    backend = backend_of(subject)
+    tokens = token_batch(LONG, 1)[0, :-1]
+    with subject.context():
+        params = backend.decoding_params(backend.load_params(weight_set("probe", LONG)))
+        rows = Rows(backend, LONG, params, [tokens[:1].tolist()], LONG.n_ctx)
+        found = [backend.to_numpy(rows.logits)]
+        for token in tokens[1:]:
+            rows.append(backend.put(np.array([token])))
+            found.append(backend.to_numpy(rows.logits))
+    return {"logits": np.concatenate(found)}
+
+
+def whole_logits() -> np.ndarray:
+    """The same in one pass."""
+    from gpt2spec_conformance.runner import oracle
+
+    return oracle().logits(LONG, weight_set("probe", LONG), token_batch(LONG, 1)[:, :-1])[0]
 
 
 # ---------------------------------------------------------------------- one step

@@ -12,6 +12,7 @@ from gpt2spec_conformance.mutants import (
     equivalent,
     filters,
     initial,
+    int8,
     layout,
     loss,
     machinery,
@@ -39,6 +40,7 @@ FAMILIES = (
     filters,
     beams,
     on_device,
+    int8,
     machinery,
     equivalent,
 )

@@ -36,6 +36,8 @@ class Mutant:
         backend: replacements of methods of `Backend`; called `replacement(original, backend, *arguments)`.
         subject: replacements of methods of `Subject`; called `replacement(original, *arguments)`.
         right: this is no mistake: every case must pass.
+        decoding_weights: what the mistaken backend says that it rounds weights to in decoding; empty where it says
+            what the right one does.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Mutant:
     backend: Replacements = field(default_factory=dict)
     subject: Replacements = field(default_factory=dict)
     right: bool = False
+    decoding_weights: str = ""
 
 
 class MutatedSubject(BackendSubject):
@@ -55,12 +58,13 @@ class MutatedSubject(BackendSubject):
     def __init__(self, backend: Backend, mutants: Sequence[Mutant]) -> None:
         super().__init__(backend, f"{backend.name} with {' and '.join(mutant.name for mutant in mutants)}")
         self.mutants = tuple(mutants)
+        self.decoding_weights = next(filter(None, (m.decoding_weights for m in mutants)), self.decoding_weights)
         for mutant in mutants:
             for owner, replacements in ((backend.ops, mutant.ops), (backend, mutant.backend)):
                 for name, replacement in replacements.items():
                     setattr(owner, name, functools.partial(replacement, getattr(owner, name), owner))
         for name in OPERATIONS:
-            if name != "backend":
+            if name not in ("backend", "int8"):
                 setattr(self, name, self._within(getattr(self, name)))
         for mutant in mutants:
             for name, replacement in mutant.subject.items():
