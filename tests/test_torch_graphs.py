@@ -35,12 +35,18 @@ class StandIn:
             for kept, new in zip(tree_leaves(outputs), tree_leaves(function()), strict=True):
                 kept.copy_(new)
 
-        outputs = tree_map(torch.zeros_like, self.shapes_of(function))
+        outputs = tree_map(torch.zeros_like, function())
         return replay, outputs
 
-    def shapes_of(self, function: Callable[[], Any]) -> Any:
-        """Without effect on the state of the functions below: what they write, they write again."""
-        return function()
+
+class Recorded(RecordedStep):
+    """Takes back what recording did to the state: CUDA does not run what it records."""
+
+    def _begin(self, state: Any, args: Any, given: Any) -> None:
+        before = tree_map(torch.clone, state)
+        super()._begin(state, args, given)
+        for x, old in zip(tree_leaves(state), tree_leaves(before), strict=True):
+            x.copy_(old)
 
 
 def appending(state: dict[str, Any], weights: list[Any], at: Any, value: Any) -> tuple[Any, list[Any]]:
@@ -59,7 +65,7 @@ def number(value: float) -> Any:
 
 
 def test_a_step_is_run_then_recorded_then_replayed(record: StandIn) -> None:
-    step, state, weights = RecordedStep(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
+    step, state, weights = Recorded(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
     counts, found = [], []
     for i in range(4):
         returned, (x,) = step(state, weights, torch.tensor([i]), number(i + 1.0))
@@ -73,7 +79,7 @@ def test_a_step_is_run_then_recorded_then_replayed(record: StandIn) -> None:
 
 def test_arguments_may_be_changed_or_dropped_after_the_call(record: StandIn) -> None:
     """What is recorded are copies; a caller's tensor is neither read later nor written to."""
-    step, state, weights = RecordedStep(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
+    step, state, weights = Recorded(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
     value = number(5.0)
     for i in range(3):
         step(state, weights, torch.tensor([i]), value)
@@ -86,7 +92,7 @@ def test_arguments_may_be_changed_or_dropped_after_the_call(record: StandIn) -> 
 
 @pytest.mark.parametrize("what", ["state", "weights", "shape", "dtype"])
 def test_other_memory_or_shapes_are_recorded_anew(what: str, record: StandIn) -> None:
-    step, state, weights = RecordedStep(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
+    step, state, weights = Recorded(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
     for i in range(3):
         step(state, weights, torch.tensor([i]), number(1.0))
     at, value = torch.tensor([3]), number(7.0)
@@ -107,7 +113,7 @@ def test_other_memory_or_shapes_are_recorded_anew(what: str, record: StandIn) ->
 
 def test_a_recording_does_not_keep_the_state_alive(record: StandIn) -> None:
     """Of every bucket of the cache there is a program, which outlives the text it was made for."""
-    step, state = RecordedStep(appending, record), {"x": torch.zeros(4)}
+    step, state = Recorded(appending, record), {"x": torch.zeros(4)}
     step(state, [number(1.0)], torch.tensor([0]), number(1.0))
     (ref,) = [ref for ref in step._trees if ref() is state["x"]]
     del state
@@ -126,7 +132,7 @@ def test_texts_by_recorded_steps_are_the_same(options: str, record: StandIn, mon
     monkeypatch.setattr(TorchBackend, "decoding_params", Backend.decoding_params)  # as on CUDA
     expected = generator().generate(PROMPTS, **wanted)
     plain = TorchBackend.jit_update
-    monkeypatch.setattr(TorchBackend, "jit_step", lambda self, f: RecordedStep(plain(self, f), record))
+    monkeypatch.setattr(TorchBackend, "jit_step", lambda self, f: Recorded(plain(self, f), record))
     recorded = generator()
     for _ in range(2):
         assert recorded.generate(PROMPTS, **wanted) == expected

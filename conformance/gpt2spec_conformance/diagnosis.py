@@ -26,6 +26,8 @@ MOST_CASES = 12
 """So many failed cases are enough to tell mistakes apart."""
 SCREEN_CASES = 3
 SCREENED = 12
+SLOW = ("training", "lengths")
+"""Families that would take every mutant long."""
 FARTHEST = 1e9
 """Budgets: answers farther apart than this, or nearer than its inverse, are not told apart."""
 MOST_SUSPECTS = 5
@@ -87,12 +89,13 @@ def diagnose(results: Sequence[Result], dtype: str) -> Diagnosis:
 
 
 def _most_telling(failed: Sequence[tuple[Case, Result]]) -> list[tuple[Case, Result]]:
-    """One of every family, then a second of every one, and so on. A training says no more than its parts, slowly."""
+    """One of every family, then a second of every one, and so on. What the slow ones say is in others, too."""
     families: dict[str, list[tuple[Case, Result]]] = {}
     for case, result in failed:
         families.setdefault(case.family, []).append((case, result))
-    if len(families) > 1:
-        families.pop("training", None)
+    for slow in SLOW:
+        if len(families) > 1:
+            families.pop(slow, None)
     rounds = itertools.zip_longest(*families.values())
     return [pair for one_of_each in rounds for pair in one_of_each if pair is not None][:MOST_CASES]
 
@@ -185,6 +188,7 @@ def _first_divergence(failed: Sequence[Result]) -> str:
         ("initial", "the initial weights"),
         ("dropout", "dropout"),
         ("decode", "decoding; the whole pass agrees"),
+        ("lengths", "decoding of long texts; that of short ones agrees"),
         ("int8", "int8 weights in decoding; decoding with exact weights agrees"),
     ]:
         if any(id.startswith(family) for id in ids):

@@ -29,7 +29,7 @@ def cases() -> list[Case]:
             truth=lambda answer: {"logits": selected_logits()},
         ),
         Case(
-            "decode.cache.lengths",
+            "lengths.decode",
             "decode",
             "backend",
             "a text that grows from 1 token to 1024 has the logits of the whole pass at every length",
