@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -156,6 +157,24 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, source: Path, target: st
     with pytest.raises(error):
         convert(open_checkpoint(source), tmp_path / "target", target, progress=interrupt)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("target", ["hf", "llmc"])
+def test_ctrl_c_leaves_nothing(tmp_path: Path, target: str) -> None:
+    header = np.zeros(256, "<i4")
+    header[:8] = (20240326, 3, 1024, 50257, 12, 12, 768, 50304)
+    with (tmp_path / "source.bin").open("wb") as file:  # GPT-2's size, all of it a hole
+        file.write(header.data)
+        file.truncate(1024 + 4 * (124439808 + (50304 - 50257) * 768))
+    line = [sys.executable, "-m", "gpt2spec", "convert", tmp_path / "source.bin", tmp_path / "target", "--to", target]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".target.*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "gpt2spec: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.bin"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
