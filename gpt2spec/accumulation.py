@@ -100,8 +100,9 @@ def accumulated_step(
         if len(parts) == 1 and accept is None:
             return whole(state, parts[0].tokens, parts[0].targets, scalars, parts[0].key)
         total = empty_total(ops, state["params"])
-        for part in parts:
-            total, _ = add(total, state["params"], *part)
+        for i, part in enumerate(parts, start=1):
+            with backend.deferring(i < len(parts)):
+                total, _ = add(total, state["params"], *part)
         metrics = refused(total)
         return (state, metrics) if metrics else finish(state, total, scalars)
 

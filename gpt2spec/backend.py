@@ -10,7 +10,7 @@ from __future__ import annotations
 import cProfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,13 @@ class Backend(ABC):
 
     def synchronize(self) -> None:  # noqa: B027 - most have nothing to wait for
         """Wait until the device has finished what it was given: for timing."""
+
+    def deferring(self, flag: bool) -> AbstractContextManager[None]:
+        """With `flag`, more parts of the same batch follow: a backend may leave out gradients until the last part.
+
+        What `value_and_grad` gives inside is then any gradients that add up to those of all parts.
+        """
+        return nullcontext()
 
     def any_rank(self, flag: bool) -> bool:
         """Whether `flag` holds in any process. All of them ask, and so wait for each other."""

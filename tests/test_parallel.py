@@ -77,6 +77,25 @@ def test_ranks_have_the_curve_of_one(
         assert all(np.linalg.norm(one[name] - other[name]) <= 1e-3 * np.linalg.norm(one[name]) + 1e-6 for name in one)
 
 
+def test_gradients_are_sent_once_for_all_parts(corpus: Path, tmp_path: Path) -> None:
+    chosen = settings(corpus, steps=3, eval_every=3, batch_size=2, accumulate=4, sample_tokens=0)
+    assert run_ranks(2, backward_passes_that_send, chosen, tmp_path / "run") == [[False, False, False, True] * 3] * 2
+
+
+def backward_passes_that_send(settings: RunSettings, out: Path) -> list[bool]:
+    from torch.nn.parallel import DistributedDataParallel
+
+    found, forward = [], DistributedDataParallel.forward
+
+    def noting(self: Any, *args: Any, **named: Any) -> Any:
+        found.append(self.require_backward_grad_sync)
+        return forward(self, *args, **named)
+
+    DistributedDataParallel.forward = noting
+    train(settings, out, quiet=True)
+    return found
+
+
 def test_rows_of_the_ranks_are_disjoint_and_complete(corpus: Path, tmp_path: Path) -> None:
     """What each process computes on, in parts of uneven sizes, is together what one process computes on."""
     from gpt2spec_numpy.backend import create

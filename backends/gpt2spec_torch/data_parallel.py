@@ -4,7 +4,8 @@ PyTorch's `DistributedDataParallel` moves the tensors (Li et al. 2020): it sends
 backward pass has made it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt2spec.backend import tree_leaves, tree_unflatten
+from gpt2spec.backend import tree_leaves, tree_map, tree_unflatten
 from gpt2spec.ops import Tensor
 from gpt2spec_torch.backend import Compile, TorchBackend, seeded
 from gpt2spec_torch.processes import Processes
@@ -45,8 +46,19 @@ class ParallelTorchBackend(TorchBackend):
 class DataParallelBackend(ParallelTorchBackend):
     """Parameters and optimizer state in every process; each has rows of the batch."""
 
+    deferred = False
+
+    @contextlib.contextmanager
+    def deferring(self, flag: bool) -> Iterator[None]:
+        """Gradients stay in their process, where they add up, until the last part sends their sum."""
+        self.deferred = flag
+        try:
+            yield
+        finally:
+            self.deferred = False
+
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Value and gradients, both the means over the processes."""
+        """Value and gradients, both the means over the processes; of deferred parts, gradients of zero."""
         replica: DistributedDataParallel | None = None
 
         def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
@@ -55,10 +67,13 @@ class DataParallelBackend(ParallelTorchBackend):
             with self.processes.all_there(), torch.enable_grad():
                 if replica is None or not replica.module.holds(leaves):
                     replica = DistributedDataParallel(Replica(function, tree), broadcast_buffers=False)
-                replica.zero_grad(set_to_none=True)
-                value = replica(*args)
-                value.backward()
+                with replica.no_sync() if self.deferred else contextlib.nullcontext():
+                    value = replica(*args)
+                    value.backward()
+                if self.deferred:
+                    return self.mean(value), tree_map(lambda x: x.new_zeros(()), tree)
                 gradients = [parameter.grad for parameter in replica.module.leaves]
+                replica.zero_grad(set_to_none=True)
                 return self.mean(value), tree_unflatten(tree, gradients)
 
         return seeded(evaluate)

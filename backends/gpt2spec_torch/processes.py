@@ -25,6 +25,17 @@ def local_device(device: str | None) -> str | None:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
 
 
+def attempt() -> str:
+    """A name of its own for what the processes tell each other after each restart by `torchrun`.
+
+    PyTorch 2.13 hands one store to all attempts, where a process may find the address of one that has ended. On
+    several machines, `torchrun` counts restarts for each; there it is told to make a new store each time.
+    """
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return "gpt2spec"
+    return f"gpt2spec/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
 class Processes:
     """All processes of the job; this one is `rank` of `ranks`."""
 
@@ -39,7 +50,9 @@ class Processes:
             cuda = torch.cuda.is_available()
             if cuda:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+            store, rank, ranks = next(iter(dist.rendezvous("env://")))
+            backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            dist.init_process_group(backend, store=dist.PrefixStore(attempt(), store), rank=rank, world_size=ranks)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 
     def any(self, flag: bool) -> bool:

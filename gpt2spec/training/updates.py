@@ -33,6 +33,7 @@ class Updates:
         self.windows = settings.windows_per_step()
         ranks = {"rank": backend.rank, "ranks": backend.ranks}
         self.batches = Batches(train, self.windows, settings.window(), settings.seed, **ranks)
+        self.shares = [backend.put(np.float64(share)) for share in shares(self.sizes)]
         self.step = accumulated_step(backend, config, self.adamw, accept)
 
     def run(self, state: Tree, update: int) -> tuple[Tree, dict[str, Any]]:
@@ -47,10 +48,10 @@ class Updates:
         """This process's rows [B, T] of the batch, some at a time."""
         tokens, targets = self.batches.at((update - 1) * self.windows)
         parts, start = [], 0
-        for part, (size, share) in enumerate(zip(self.sizes, shares(self.sizes), strict=True)):
+        for part, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
             rows = slice(start, start + size)
             inputs = (self.backend.put_rows(tokens[rows]), self.backend.put_rows(targets[rows]))
-            parts.append(MicroBatch(*inputs, self.backend.put(np.float64(share)), self._dropout_key(update, part)))
+            parts.append(MicroBatch(*inputs, share, self._dropout_key(update, part)))
             start += size
         return parts
 
