@@ -50,9 +50,10 @@ class Processes:
             cuda = torch.cuda.is_available()
             if cuda:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            store, rank, ranks = next(iter(dist.rendezvous("env://")))
+            store, rank, ranks = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]
             backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-            dist.init_process_group(backend, store=dist.PrefixStore(attempt(), store), rank=rank, world_size=ranks)
+            store = dist.PrefixStore(attempt(), store)  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 
     def any(self, flag: bool) -> bool:
