@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments. Those left out are as in --config, or else as in `RunSettings`."""
     parser.add_argument(
         "data",
-        nargs="?",
+        nargs="*",
         metavar="DATA",
-        help="a folder made by `gpt2spec data prepare`, a .txt file or a folder of them; "
-        "left out, the text of Python's own language reference",
+        help="a folder made by `gpt2spec data prepare`, text (.txt, .jsonl, .csv, .parquet), or token files of nanoGPT "
+        "or llm.c; several to mix them, each as DATA:WEIGHT; left out, the text of Python's own language reference",
     )
     run = parser.add_argument_group("the run")
     run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/PRESET-DATE-TIME)")
@@ -146,6 +146,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
     from gpt2spec.training.settings import RunSettings, read_toml, settings_from
 
     names = [field.name for field in dataclasses.fields(RunSettings)]
+    args.data = args.data[0] if len(args.data) == 1 else args.data or None
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     if {"preset", "init_from"} <= given.keys():
         raise ConfigError("--init-from brings its own model: leave out --preset")
@@ -155,9 +156,10 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
         if choice in given and file.get(choice, given[choice]) != given[choice]:
             file = {name: value for name, value in file.items() if name not in decided}
     values = merge(merge(file, given), assignments(args.set))
-    for name in ("data", "init_from"):
-        if isinstance(values.get(name), str):
-            values[name] = str(Path(values[name]).resolve())  # a run may be resumed from another folder
+    if "data" in values:
+        values["data"] = absolute(values["data"])
+    if isinstance(values.get("init_from"), str):
+        values["init_from"] = str(Path(values["init_from"]).resolve())  # a run may be resumed from another folder
     if args.resume is None:
         settings = settings_from(values, source)
         model = Path(settings.init_from).stem if settings.init_from else settings.preset
@@ -176,6 +178,18 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
             f"not {after.windows_per_step()}"
         )
     return after, args.out
+
+
+def absolute(data: Any) -> Any:
+    """The paths of data as they are from every folder: a run may be resumed from another."""
+    from gpt2spec.data.mixed_dataset import path_and_weight
+
+    if isinstance(data, str):
+        return str(Path(data).resolve())
+    if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
+        return data  # refused later
+    parts = [path_and_weight(each) for each in data]
+    return [str(path.resolve()) + ("" if weight is None else f":{weight:g}") for path, weight in parts]
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -207,9 +221,10 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 
 def show_outcome(outcome: Any, out: Path) -> None:
     """The sample, the yardstick, and what to do next."""
+    from gpt2spec.data.token_files import UNKNOWN
     from gpt2spec.tokenizer import tokenizer_with_id
 
-    if outcome.sample is not None:
+    if outcome.sample is not None and outcome.dataset.tokenizer_id != UNKNOWN:
         tokenizer = tokenizer_with_id(outcome.dataset.tokenizer_id)
         prompt, continuation = (tokenizer.decode(tokens) for tokens in outcome.sample)
         print(f"\nA sample, after {prompt!r}:\n{continuation}\n")

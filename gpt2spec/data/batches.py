@@ -8,6 +8,7 @@ at the end of a shard are not used.
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,9 @@ from gpt2spec.data.permutation import in_order
 from gpt2spec.data.shards import Tokens
 from gpt2spec.errors import ConfigError, DataError, InputError
 from gpt2spec.random import stream_key
+
+LARGE_TOKENS = 500_000_000
+"""A corpus of more tokens, a gigabyte, may be larger than what the system keeps in memory."""
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, both int32 [B, T]."""
@@ -111,6 +115,15 @@ def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int
     return (windows.batch(np.arange(start, min(start + batch_size, count))) for start in starts)
 
 
+def _expect_jumps(shard: np.ndarray) -> None:
+    """Tell the system not to read on behind the windows of a mapped shard: megabytes, on some, for two kilobytes."""
+    mapped: object = shard
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+
+
 class _Windows:
     """The windows of all shards, numbered through."""
 
@@ -119,6 +132,9 @@ class _Windows:
         counts = [max(0, (len(shard) - 1) // context) for shard in tokens.shards]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self.count = sum(counts)
+        if len(tokens) > LARGE_TOKENS:
+            for shard in tokens.shards:
+                _expect_jumps(shard)
 
     def batch(self, numbers: np.ndarray) -> Batch:
         """Inputs and targets of the windows with some numbers [B], checked against the vocabulary."""

@@ -161,12 +161,12 @@ class _Preparation:
                     if time.monotonic() - written >= JOURNAL_SECONDS:
                         self._note()
                         written = time.monotonic()
+                for writer in self._writers.values():
+                    writer.close()
             except BaseException:
                 for writer in self._writers.values():
                     writer.abandon()
                 raise
-        for writer in self._writers.values():
-            writer.close()
 
     def finish(self, given: bool) -> Manifest:
         """Move the validation split where there is none yet, and write the manifest."""

@@ -19,6 +19,8 @@ from gpt2spec.data.shards import MAGIC, Tokens, read_shard
 from gpt2spec.errors import DataError
 
 META = "meta.pkl"
+UNKNOWN = "unknown"
+"""In the place of a tokenizer's id where nobody says which it was."""
 _ENDS = 1 << 20
 
 
@@ -30,7 +32,7 @@ class TokenFiles(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """Whose ids the tokens are: a `Tokenizer.id`, or "unknown"; and one more than the highest."""
+    """Whose ids the tokens are: a `Tokenizer.id`, or `UNKNOWN`; and one more than the highest."""
 
     tokenizer_id: str
     size: int

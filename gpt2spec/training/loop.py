@@ -10,10 +10,12 @@ from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
-from gpt2spec.data.dataset import Dataset, open_dataset
+from gpt2spec.data.dataset import Dataset
+from gpt2spec.data.token_files import UNKNOWN
 from gpt2spec.errors import BackendError, CheckpointError, ConfigError
 from gpt2spec.plugins import load_backend
 from gpt2spec.tokenizer import tokenizer_named
+from gpt2spec.training.data import open_data
 from gpt2spec.training.history import History
 from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
@@ -31,9 +33,6 @@ from gpt2spec.training.run_directory import (
 from gpt2spec.training.settings import RunSettings, write_toml
 from gpt2spec.training.tensorboard import TensorBoardLog
 from gpt2spec.training.trainer import Trainer
-
-VERIFIED_TOKENS = 500_000_000
-"""Data of up to so many tokens, a gigabyte, is hashed before it is used; for more, there is `data info`."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,10 @@ def train(
     initial = None if resume or settings.init_from is None else open_checkpoint(settings.init_from)
     if initial is not None:
         settings = settings.with_model_of(initial.config)
-    tokenizer = tokenizer_named(settings.tokenizer_name())
     backend = backend_of(settings)
     first, quiet = backend.rank == 0, quiet or backend.rank > 0
     with in_turn(backend):  # the first process encodes a raw text, the others find it encoded
-        dataset = open_dataset(
-            None if settings.data is None else Path(settings.data), tokenizer=tokenizer, progress=not quiet
-        )
-        if len(dataset.train) + len(dataset.val) <= VERIFIED_TOKENS:
-            dataset.verify()
+        dataset = open_data(settings, progress=not quiet)
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
     check(settings, config, dataset, backend)
@@ -183,6 +177,10 @@ def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: 
     if dataset.vocab_size > config.vocab_size:
         raise ConfigError(
             f"{dataset.name} has ids up to {dataset.vocab_size - 1}; this model's vocab_size is {config.vocab_size}"
+        )
+    if settings.sample_every and dataset.tokenizer_id == UNKNOWN:
+        raise ConfigError(
+            f"the tokenizer of {dataset.name} is unknown, so samples cannot be read: leave out sample_every"
         )
     if settings.tokenizer is not None and tokenizer_named(settings.tokenizer).id != dataset.tokenizer_id:
         raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")

@@ -25,7 +25,8 @@ class RunSettings:
     """Everything that decides what a run computes. None means: as the preset and the recipe have it.
 
     Attributes:
-        data: prepared folder, .txt file or folder of them; None is the text of Python's language reference.
+        data: prepared folder, text, or token files; several to mix them, `PATH:WEIGHT` each; None is the text of
+            Python's language reference.
         preset: the model's size.
         model: changes to the preset, by the field names of `GPT2Config`. Without one to `vocab_size`, the
             vocabulary is the data's.
@@ -64,7 +65,7 @@ class RunSettings:
         device_flops: the most floating-point operations a second that the device can do, for `mfu` in the metrics.
     """
 
-    data: str | None = None
+    data: str | list[str] | None = None
     preset: str = "nano"
     tokenizer: str | None = None
     init_from: str | None = None
@@ -249,6 +250,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "None": (type(None),),
     "dict[str, Any]": (dict,),
+    "list[str]": (list,),
 }
 
 _IN_WORDS = {
@@ -257,6 +259,7 @@ _IN_WORDS = {
     "float": "a number",
     "str": "a text",
     "dict[str, Any]": "a table",
+    "str | list[str]": "a text or a list of texts",
 }
 
 
@@ -266,3 +269,5 @@ def _check_types(settings: RunSettings) -> None:
         allowed = tuple(kind for name in str(each.type).split(" | ") for kind in _TYPES[name])
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise ConfigError(f"{each.name} is {_IN_WORDS[str(each.type).removesuffix(' | None')]}, not {value!r}")
+    if isinstance(settings.data, list) and not (settings.data and all(isinstance(each, str) for each in settings.data)):
+        raise ConfigError(f"data is a text or a list of texts, not {settings.data!r}")

@@ -1,0 +1,303 @@
+"""Whatever happens while text is prepared, or to its shards: the right result, or a clear error."""
+
+import importlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2spec.data import PrepareOptions, journal, open_dataset, open_prepared, prepare
+from gpt2spec.errors import DataError, StorageError
+from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer
+
+MODULE = importlib.import_module("gpt2spec.data.prepare")
+OPTIONS = PrepareOptions(shard_tokens=3000, split_on="##", drop_duplicates=True)
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "at", "once"]
+
+
+def text_of(documents: int, words: int, seed: int = 0) -> str:
+    choose = random.Random(seed)
+    return "##".join(" ".join(choose.choices(WORDS, k=words)) + f" {i % 50}" for i in range(documents))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.txt").write_text(text_of(60, 150, seed=i))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class StopsAfter(type(gpt2_tokenizer())):  # type: ignore[misc]
+    """GPT-2's tokenizer, until it has encoded some texts."""
+
+    def __init__(self, texts: int) -> None:
+        self.__dict__.update(gpt2_tokenizer().__dict__)
+        self.left = texts
+
+    def encode_to_numpy(self, text: str) -> np.ndarray:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().encode_to_numpy(text)
+
+
+@pytest.fixture
+def eager_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the journal after every text, and hand texts to the encoder one by one."""
+    monkeypatch.setattr(MODULE, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr("gpt2spec.tokenizer.parallel.BATCH_CHARACTERS", 1)
+
+
+# Stopped and gone on with
+
+
+@pytest.mark.usefixtures("eager_journal")
+@pytest.mark.parametrize("stops", [[20], [9, 60, 61], [150], [30, 10]])
+def test_going_on_gives_the_same_bytes(corpus: Path, tmp_path: Path, stops: list[int]) -> None:
+    prepare([corpus], tmp_path / "whole", OPTIONS)
+    for texts in stops:
+        with pytest.raises(KeyboardInterrupt):
+            prepare([corpus], tmp_path / "out", OPTIONS, tokenizer=StopsAfter(texts))
+        assert not (tmp_path / "out").exists()
+    rest = StopsAfter(100_000)
+    prepare([corpus], tmp_path / "out", OPTIONS, tokenizer=rest)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert 100_000 - rest.left < 170 - stops[-1] + 20, "what was encoded is not encoded again"
+    assert {path.name for path in tmp_path.iterdir()} == {"texts", "out", "whole"}
+
+
+@pytest.mark.usefixtures("eager_journal")
+def test_going_on_with_a_single_document_cuts_validation_off_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("".join(f"line {i} of some\n" for i in range(60_000)))
+    options = PrepareOptions(shard_tokens=50_000)
+    prepare([path], tmp_path / "whole", options)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([path], tmp_path / "out", options, tokenizer=StopsAfter(5))
+    prepare([path], tmp_path / "out", options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert open_prepared(tmp_path / "out").val.shards
+
+
+@pytest.mark.usefixtures("eager_journal")
+@pytest.mark.parametrize("change", ["text", "options", "shard", "shorter shard", "journal", "no shard"])
+def test_what_cannot_be_gone_on_with_begins_again(corpus: Path, tmp_path: Path, change: str) -> None:
+    options = OPTIONS
+    with pytest.raises(KeyboardInterrupt):
+        prepare([corpus], tmp_path / "out", options, tokenizer=StopsAfter(70))
+    folder = tmp_path / ".out.preparing"
+    shard = folder / "train_000000.bin"
+    match change:
+        case "text":
+            (corpus / "0.txt").write_text(text_of(50, 100, seed=9))
+        case "options":
+            options = PrepareOptions(shard_tokens=2000)
+        case "shard":
+            shard.write_bytes(shard.read_bytes()[:-2] + b"\1\0")
+        case "shorter shard":
+            os.truncate(sorted(folder.glob("train_*"))[-1], 1100)
+        case "journal":
+            (folder / "journal.json").write_text("{")
+        case "no shard":
+            shard.unlink()
+    (folder / "train_000099.bin").write_bytes(b"left over")
+    prepare([corpus], tmp_path / "out", options)
+    prepare([corpus], tmp_path / "whole", options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("eager_journal")
+def test_after_a_bad_row_the_work_goes_on_with_skip_bad(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    lines = ['{"text": "line %d"}' % i for i in range(300)]  # noqa: UP031
+    path.write_text("\n".join([*lines[:200], "broken", *lines[200:]]))
+    with pytest.raises(DataError, match="line 201"):
+        prepare([path], tmp_path / "out", PrepareOptions())
+    assert (tmp_path / ".out.preparing" / "journal.json").exists()
+    rest = StopsAfter(1000)
+    manifest = prepare([path], tmp_path / "out", PrepareOptions(skip_bad=True), tokenizer=rest)
+    assert 1000 - rest.left < 120
+    assert (manifest.documents.bad, manifest.documents.train + manifest.documents.val) == (1, 300)
+
+
+SLOW = """
+import importlib, sys
+from gpt2spec.data import PrepareOptions
+from gpt2spec.tokenizer import parallel
+from pathlib import Path
+module = importlib.import_module("gpt2spec.data.prepare")
+module.JOURNAL_SECONDS = 0.02
+parallel.BATCH_CHARACTERS = 1
+options = PrepareOptions(shard_tokens=3000, split_on="##", drop_duplicates=True)
+print("begins", flush=True)
+module.prepare([Path(sys.argv[1])], Path(sys.argv[2]), options)
+"""
+
+
+def kill_at_random(corpus: Path, out: Path, choose: random.Random, longest: float) -> bool:
+    """Prepare in a process that is killed at a random moment; whether it came to its end before."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(corpus), str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(choose.uniform(0, longest))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL)
+    return process.returncode == 0
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
+    """Over an older preparation, which stays whole until the new one takes its place."""
+    prepare([corpus], tmp_path / "whole", OPTIONS)
+    out = tmp_path / "out"
+    prepare([corpus / "0.txt"], out, OPTIONS)
+    states = [contents(out), contents(tmp_path / "whole")]
+    choose = random.Random(time.time_ns())
+    for _ in range(6):
+        kill_at_random(corpus, out, choose, 0.5)
+        assert not out.exists() or contents(out) in states
+    prepare([corpus], out, OPTIONS)
+    assert contents(out) == states[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"texts", "out", "whole"}
+
+
+def test_a_folder_is_prepared_by_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:
+    with journal.workplace(tmp_path / "out"), pytest.raises(DataError, match="another process is preparing out"):
+        prepare([corpus], tmp_path / "out", OPTIONS)
+    prepare([corpus], tmp_path / "out", OPTIONS)
+
+
+# Disks and folders
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files may have no more than 100 kB."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_an_error_and_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a b c d e\n" * 8000)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"cannot write .*train_000000\.bin: the file would be larger"):
+            prepare([tmp_path / "x.txt"], tmp_path / "out", tokenizer=byte_tokenizer())
+        assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can mount")
+def test_what_a_full_disk_stopped_goes_on_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        monkeypatch.setattr(MODULE, "JOURNAL_SECONDS", 0.0)
+        path = tmp_path / "x.txt"
+        path.write_text("".join(f"line {i} of some\n" for i in range(60_000)))
+        with pytest.raises(StorageError, match=r"no space left on the disk.*make room and run the same command again"):
+            prepare([path], disk / "out")
+        subprocess.run(["mount", "-o", "remount,size=16m", "none", disk], check=True)
+        rest, everything = StopsAfter(1000), StopsAfter(1000)
+        prepare([path], disk / "out", tokenizer=rest)
+        prepare([path], tmp_path / "whole", tokenizer=everything)
+        assert rest.left > everything.left, "what was encoded is not encoded again"
+        assert contents(disk / "out") == contents(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("some text")
+    if os.geteuid() == 0:
+        target = Path("/proc/out")  # the superuser may write nearly everywhere
+    else:
+        (tmp_path / "closed").mkdir(mode=0o500)
+        target = tmp_path / "closed" / "out"
+    with pytest.raises(StorageError, match="cannot write"):
+        prepare([tmp_path / "x.txt"], target)
+
+
+# Shards
+
+
+def test_a_flipped_byte_anywhere_is_found(corpus: Path, tmp_path: Path) -> None:
+    """In a shard by `verify`, at the latest; in the manifest where it changes what the manifest says of the tokens."""
+    out = tmp_path / "out"
+    prepare([corpus], out, OPTIONS)
+    good, choose = contents(out), random.Random(0)
+    expected = [token for shard in open_prepared(out).train.shards for token in shard.tolist()]
+    for name in ("train_000001.bin", "val_000000.bin"):
+        for place in [*range(12), *(choose.randrange(len(good[name])) for _ in range(60))]:
+            flipped = bytes([good[name][place] ^ (1 << choose.randrange(8))])
+            (out / name).write_bytes(good[name][:place] + flipped + good[name][place + 1 :])
+            with pytest.raises(DataError, match=name):
+                open_dataset(out).verify()
+        (out / name).write_bytes(good[name])
+    for place in (choose.randrange(len(good["manifest.json"])) for _ in range(200)):
+        flipped = bytes([good["manifest.json"][place] ^ (1 << choose.randrange(8))])
+        (out / "manifest.json").write_bytes(
+            good["manifest.json"][:place] + flipped + good["manifest.json"][place + 1 :]
+        )
+        try:
+            dataset = open_dataset(out)
+            dataset.verify()
+        except DataError:
+            continue
+        assert [token for shard in dataset.train.shards for token in shard.tolist()] == expected
+
+
+def test_a_shard_cut_off_anywhere_is_found_when_it_is_opened(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare([corpus], out, OPTIONS)
+    data = (out / "train_000001.bin").read_bytes()
+    for length in (0, 11, 1023, 1024, len(data) // 2, len(data) - 1):
+        (out / "train_000001.bin").write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"train_000001\.bin"):
+            open_dataset(out)
+
+
+# Memory
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    """One line of 28 MB, held nowhere whole: read, encoded and cut in less than that beyond what Python takes."""
+    (tmp_path / "x.txt").write_bytes(b"a word and " * 2_500_000)
+    program = (
+        "import sys, resource\nfrom pathlib import Path\nfrom gpt2spec.data import prepare, PrepareOptions\n"
+        "from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer\ngpt2_tokenizer().encode_to_numpy('a')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "prepare([Path(sys.argv[1])], Path(sys.argv[2]), PrepareOptions(drop_duplicates=sys.argv[3] == 'yes'))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    for drop in ("no", "yes"):
+        command = [sys.executable, "-c", program, str(tmp_path / "x.txt"), str(tmp_path / drop), drop]
+        grown = int(subprocess.run(command, check=True, capture_output=True).stdout)
+        assert grown < 45_000 if drop == "no" else grown < 90_000, "kilobytes"
+    assert contents(tmp_path / "no") == contents(tmp_path / "yes")
+    shutil.rmtree(tmp_path / "no")
