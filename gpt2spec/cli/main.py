@@ -33,7 +33,7 @@ class Command(Protocol):
 
 
 COMMANDS = (
-    *("train", "generate", "eval", "convert", "info", "data", "tokenize"),
+    *("train", "generate", "eval", "convert", "info", "data", "tokenize", "tokenizer"),
     *("backends", "new-backend", "conform", "vectors", "plot"),
 )
 """The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""

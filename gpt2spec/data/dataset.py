@@ -104,7 +104,7 @@ def open_dataset(
     if source is None:
         description = f"Python {platform.python_version()}'s language reference"
         return _open_text(
-            [_language_reference()], "language-reference", description, tokenizer, options, cache, progress
+            [language_reference()], "language-reference", description, tokenizer, options, cache, progress
         )
     if is_prepared(source):
         return open_prepared(source)
@@ -242,7 +242,8 @@ def _user_cache() -> Path:
     return user_cache_path("gpt2spec") / "datasets"
 
 
-def _language_reference() -> Source:
+def language_reference() -> Source:
+    """The text of Python's language reference; a `DataError` for a Python that comes without it."""
     try:
         from pydoc_data.topics import topics
     except ImportError:

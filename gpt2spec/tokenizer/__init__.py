@@ -6,11 +6,12 @@ from gpt2spec.tokenizer.bpe import (
     byte_tokenizer,
     gpt2_tokenizer,
     tokenizer_named,
-    tokenizer_with_id,
 )
 from gpt2spec.tokenizer.parallel import ENCODERS, encode_labelled, encode_stream
 from gpt2spec.tokenizer.pieces import last_boundary, split_safely
+from gpt2spec.tokenizer.saved import find_tokenizer, read_tokenizer, recorded_tokenizer, write_tokenizer
 from gpt2spec.tokenizer.streaming import StreamDecoder
+from gpt2spec.tokenizer.training import train_tokenizer
 
 __all__ = [
     "ENCODERS",
@@ -20,9 +21,13 @@ __all__ = [
     "byte_tokenizer",
     "encode_labelled",
     "encode_stream",
+    "find_tokenizer",
     "gpt2_tokenizer",
     "last_boundary",
+    "read_tokenizer",
+    "recorded_tokenizer",
     "split_safely",
     "tokenizer_named",
-    "tokenizer_with_id",
+    "train_tokenizer",
+    "write_tokenizer",
 ]

@@ -5,6 +5,7 @@ No network is ever used. tiktoken is imported when the first text is encoded.
 
 from __future__ import annotations
 
+import copy
 import functools
 import gzip
 import hashlib
@@ -38,6 +39,7 @@ class Tokenizer:
         merges: the contents of its `vocab.bpe` file.
         vocab_size: token ids run from 0 to `vocab_size - 1`.
         end_of_text: id of `<|endoftext|>`, which separates documents.
+        ranks: ids by the bytes of tokens, without `<|endoftext|>`.
     """
 
     def __init__(self, merges: bytes, name: str) -> None:
@@ -81,6 +83,16 @@ class Tokenizer:
         """The bytes of every token by itself; an id outside the vocabulary is an `InputError`."""
         return self._encoding.decode_tokens_bytes(self._known(tokens))
 
+    def copy(self) -> Tokenizer:
+        """The same with a tiktoken of its own (20 ms, 12 MB), for a thread that encodes much.
+
+        The regular expression engine below tiktoken serves the first thread that comes to it faster than others,
+        by two fifths.
+        """
+        twin = copy.copy(self)
+        twin.__dict__.pop("_encoding", None)
+        return twin
+
     @functools.cached_property
     def _encoding(self) -> tiktoken.Encoding:
         import tiktoken
@@ -123,14 +135,6 @@ def tokenizer_named(name: str) -> Tokenizer:
     if name not in _BY_NAME:
         raise ConfigError(f"there is no tokenizer {name!r}{nearest(name, TOKENIZERS)}; there are {TOKENIZERS}")
     return _BY_NAME[name]()
-
-
-def tokenizer_with_id(identifier: str) -> Tokenizer:
-    """The tokenizer whose `id` a dataset or checkpoint has recorded; a `ConfigError` where it is none of ours."""
-    for name in TOKENIZERS:
-        if tokenizer_named(name).id == identifier:
-            return tokenizer_named(name)
-    raise ConfigError(f"the tokenizer {identifier!r} is none of {', '.join(TOKENIZERS)}, which come with gpt2spec")
 
 
 def _text(text: str) -> str:

@@ -6,6 +6,7 @@ tiktoken lets other threads run while it encodes, so threads are enough: nothing
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,8 +81,13 @@ def _encoded(
 ) -> Iterator[tuple[Label, np.ndarray]]:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
 
+    own = threading.local()
+
     def encode(batch: list[tuple[Label, str]]) -> list[tuple[Label, np.ndarray]]:
-        return [(label, tokenizer.encode_to_numpy(text).astype(dtype, copy=False)) for label, text in batch]
+        if not hasattr(own, "tokenizer"):  # a copy pays where there is much to do
+            own.tokenizer = tokenizer.copy() if sum(len(text) for _, text in batch) > BATCH_CHARACTERS // 2 else None
+        encoder = own.tokenizer or tokenizer
+        return [(label, encoder.encode_to_numpy(text).astype(dtype, copy=False)) for label, text in batch]
 
     waiting: deque[Future[list[tuple[Label, np.ndarray]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="gpt2spec-encode")

@@ -10,7 +10,11 @@ Source: `src/encoder.py` of github.com/openai/gpt-2.
 import functools
 from types import MappingProxyType
 
+from gpt2spec.errors import ConfigError
+
 END_OF_TEXT = "<|endoftext|>"
+VERSION_LINE = "#version: 0.2"
+"""The first line of a `vocab.bpe` file."""
 
 
 @functools.cache
@@ -37,6 +41,26 @@ def token_ranks(merges: str) -> dict[bytes, int]:
         left, right = line.split()
         tokens[left + right] = tokens[left] + tokens[right]
     return {token: rank for rank, token in enumerate(tokens.values())}
+
+
+def checked_merges(merges: str, name: str) -> list[str]:
+    """The merges in a `vocab.bpe` file, one a line; a `ConfigError` names the line of `name` that is none.
+
+    Both halves have been made before, and no token is made twice: then it does not matter whether an encoder
+    goes by pairs, as the definition does, or by the tokens they make, as tiktoken does.
+    """
+    version, *lines = merges.removesuffix("\n").split("\n")
+    if not version.startswith("#version"):
+        raise ConfigError(f"{name} is no list of merges: its first line is {version[:40]!r}, not {VERSION_LINE!r}")
+    known = set(byte_characters().values())
+    for number, line in enumerate(lines, 2):
+        left, space, right = line.partition(" ")
+        if not space or left not in known or right not in known:
+            raise ConfigError(f"line {number} of {name} is {line[:40]!r}, not two tokens that were made before it")
+        if left + right in known:
+            raise ConfigError(f"line {number} of {name} makes a token that there is already: {line[:40]!r}")
+        known.add(left + right)
+    return lines
 
 
 def encoder_mapping(ranks: dict[bytes, int]) -> dict[str, int]:
