@@ -411,10 +411,10 @@ def test_data_is_prepared_and_shown_from_the_command_line(corpus: Path, tmp_path
 def test_tokens_are_shown_counted_and_decoded_from_the_command_line(tmp_path: Path) -> None:
     shown = gpt2spec("tokenize", "Hi 🦙").stdout.decode().splitlines()
     assert shown[1:5] == [
-        "17250     0  'Hi'",
-        "12520     2  b' \\xf0\\x9f'",
-        "   99     5  b'\\xa6'",
-        "  247     6  b'\\x99'",
+        "17250     0     0  'Hi'",
+        "12520     2     2  b' \\xf0\\x9f'",
+        "   99     5     3  b'\\xa6'",
+        "  247     6     3  b'\\x99'",
     ]
     assert shown[-1] == "4 tokens, 4 characters, 7 bytes"
     assert gpt2spec("tokenize", "--count", stdin="Hi 🦙".encode()).stdout == b"4\n"

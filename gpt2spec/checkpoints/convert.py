@@ -10,12 +10,14 @@ import numpy as np
 
 from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt
 from gpt2spec.checkpoints.native import remove_checkpoint
-from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
 from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.stored import decoded, encoded, sha256_of_values
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, ConfigError, nearest
 from gpt2spec.files import atomic_folder, atomic_write, make_folder, storage_errors
+from gpt2spec.tokenizer import write_tokenizer
+from gpt2spec.tokenizer.saved import MERGES
 
 DTYPES = ("float32", "bfloat16")
 Tensors = Iterable[tuple[str, np.ndarray]]
@@ -99,6 +101,8 @@ def convert(
     make_folder(target.parent)
     with _opened(target, form) as file, storage_errors(target):
         form.write(file, reader.config, tensors(), dtype, reader.tokenizer)
+        if isinstance(file, Path) and (reader.path / MERGES).is_file():
+            write_tokenizer(file, tokenizer_of(reader), reader.config.n_ctx)
     return hashes
 
 

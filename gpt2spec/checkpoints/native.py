@@ -4,6 +4,7 @@ model.safetensors       weights with the Hugging Face names, in the dtype they a
 config.json             the model's shape, as `transformers` reads it
 optimizer.safetensors   AdamW's moments, `m.` and `v.` before the names
 state.json              step, position in the data, and what a resumed run must agree with
+merges.txt, vocab.json, tokenizer_config.json   the tokenizer, as `transformers` reads it
 SHA256SUMS              hashes of the files above, in the form of `sha256sum`
 """
 
@@ -25,6 +26,8 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, InputError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
 from gpt2spec.parameters import HostParams, check_parameters
+from gpt2spec.tokenizer import Tokenizer, write_tokenizer
+from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
 T = TypeVar("T")
 
@@ -60,7 +63,9 @@ def checkpoint_steps(run: Path) -> list[int]:
     return sorted(int(match[1]) for folder in folders if (match := re.fullmatch(r"step-(\d+)", folder.name)))
 
 
-def save_checkpoint(run: Path, config: GPT2Config, params: HostParams, training: TrainingState) -> Path:
+def save_checkpoint(
+    run: Path, config: GPT2Config, params: HostParams, training: TrainingState, tokenizer: Tokenizer | None = None
+) -> Path:
     """Write the checkpoint of `training.progress["step"]` and return its folder; one of that step is replaced."""
     target = checkpoint_folder(run, training.progress["step"])
     make_folder(target.parent)
@@ -75,7 +80,10 @@ def save_checkpoint(run: Path, config: GPT2Config, params: HostParams, training:
             json.dumps(config_to_json(config, str(params["wte.weight"].dtype)), indent=2) + "\n"
         )
         (folder / STATE).write_text(json.dumps(training.progress, indent=2) + "\n")
-        sums = (f"{sha256_of_file(folder / name)}  {name}\n" for name in (MODEL, CONFIG, OPTIMIZER, STATE))
+        if tokenizer is not None:
+            write_tokenizer(folder, tokenizer, config.n_ctx)
+        names = (MODEL, CONFIG, OPTIMIZER, STATE, *(TOKENIZER_FILES if tokenizer is not None else ()))
+        sums = (f"{sha256_of_file(folder / name)}  {name}\n" for name in names)
         (folder / SUMS).write_text("".join(sums))
         if target.exists():  # only now that the new one is whole
             remove_checkpoint(target)

@@ -12,7 +12,7 @@ from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.config import BYTE_VOCAB_SIZE, VOCAB_SIZE, GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import HostParams
-from gpt2spec.tokenizer import Tokenizer, byte_tokenizer, gpt2_tokenizer, tokenizer_with_id
+from gpt2spec.tokenizer import Tokenizer, byte_tokenizer, gpt2_tokenizer, recorded_tokenizer
 
 FORMATS = (
     "a run directory or checkpoint of gpt2spec, a Hugging Face folder, OpenAI's folder, "
@@ -66,7 +66,13 @@ def is_checkpoint_folder(path: Path) -> bool:
 def tokenizer_of(reader: CheckpointReader) -> Tokenizer:
     """The tokenizer a checkpoint names, or else the one whose vocabulary has its size."""
     if reader.tokenizer is not None:
-        return tokenizer_with_id(reader.tokenizer)
+        tokenizer = recorded_tokenizer(reader.tokenizer, reader.path)
+        if tokenizer.vocab_size > reader.config.vocab_size:
+            raise CheckpointError(
+                f"the model in {reader.path} has {reader.config.vocab_size} tokens, too few for its tokenizer "
+                f"{tokenizer.id}, which has {tokenizer.vocab_size}"
+            )
+        return tokenizer
     if reader.config.vocab_size == BYTE_VOCAB_SIZE:
         return byte_tokenizer()
     if reader.config.vocab_size in (VOCAB_SIZE, _PADDED_VOCAB_SIZE):

@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a folder or pattern of them; or - for standard input",
     )
     prepare.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
-    prepare.add_argument("--tokenizer", default="gpt2", metavar="NAME", help="gpt2 (default), or bytes: 257 ids")
+    prepare.add_argument(
+        "--tokenizer", default="gpt2", metavar="NAME|DIR", help="gpt2 (default), bytes: 257 ids, or a folder with one"
+    )
     prepare.add_argument("--shard-tokens", type=int, metavar="N", help="tokens in a shard file (default: 100 million)")
     prepare.add_argument("--encoder", metavar="NAME", help="who encodes; the tokens are the same (default: tiktoken)")
 
@@ -80,7 +82,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Prepare, and show what came of it."""
     from gpt2spec.data import PrepareOptions, prepare
     from gpt2spec.errors import ConfigError
-    from gpt2spec.tokenizer import tokenizer_named
+    from gpt2spec.tokenizer import find_tokenizer
 
     if args.validation and (args.val_fraction is not None or args.seed is not None):
         raise ConfigError(
@@ -92,7 +94,7 @@ def run_prepare(args: argparse.Namespace) -> int:
         args.paths,
         args.out,
         PrepareOptions(**given),
-        tokenizer=tokenizer_named(args.tokenizer),
+        tokenizer=find_tokenizer(args.tokenizer),
         validation=args.validation,
         progress=True,
         **({} if args.encoder is None else {"encoder": args.encoder}),

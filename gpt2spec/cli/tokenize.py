@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,45 +10,77 @@ if TYPE_CHECKING:
     from gpt2spec.tokenizer import Tokenizer
 
 NAME = "tokenize"
-HELP = "show the tokens of a text, or the text of some token ids"
+HELP = "show or count the tokens of a text, or show the text of some token ids"
+
+
+VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord(" "): "·", ord("\n"): "↵"}
+"""Control characters, spaces and line ends as `--line` shows them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("text", nargs="?", help="the text (default: standard input)")
-    what.add_argument("--file", type=Path, metavar="FILE", help="a file with the text")
+    what.add_argument(
+        "--file",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="a file with the text; the tokens of several, or of a folder of .txt files, are counted",
+    )
     what.add_argument("--decode", type=int, nargs="+", metavar="ID", help="show the text of these token ids instead")
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--tokenizer", default="gpt2", metavar="NAME|DIR", help="gpt2 (default), bytes, or a folder")
+    whose.add_argument("--checkpoint", type=Path, metavar="DIR", help="the tokenizer of a run or checkpoint")
     parser.add_argument(
         "--special", action="store_true", help="read <|endoftext|> in the text as the special token, not as text"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print JSON")
-    how.add_argument("--count", action="store_true", help="print only the number of tokens")
+    how.add_argument("--count", action="store_true", help="print only the number of tokens; of files of any size")
+    how.add_argument("--line", action="store_true", help="print the text with | between tokens and a · for a space")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print tokens or text."""
-    import json
-
-    from gpt2spec.tokenizer import gpt2_tokenizer
-
-    tokenizer = gpt2_tokenizer()
-    if args.decode is not None:
-        text = tokenizer.decode(args.decode)
-        ids = args.decode
+    """Print tokens, text or counts."""
+    tokenizer = tokenizer_from(args)
+    if args.file is not None and (len(args.file) > 1 or args.file[0].is_dir()):
+        show_counts(tokenizer, args)
+    elif args.decode is None and args.count:
+        print(count(tokenizer, read(args), args.special)[0])
+    elif args.decode is not None:
+        show(tokenizer, args, args.decode, tokenizer.decode(args.decode))
     else:
         text = "".join(read(args))
-        ids = tokenizer.encode(text, special=args.special)
+        show(tokenizer, args, tokenizer.encode(text, special=args.special), text)
+    return 0
+
+
+def tokenizer_from(args: argparse.Namespace) -> "Tokenizer":
+    """The tokenizer that was named, or that of a checkpoint."""
+    if args.checkpoint is not None:
+        from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
+
+        return tokenizer_of(open_checkpoint(args.checkpoint))
+    from gpt2spec.tokenizer import find_tokenizer
+
+    return find_tokenizer(args.tokenizer)
+
+
+def show(tokenizer: "Tokenizer", args: argparse.Namespace, ids: Sequence[int], text: str) -> None:
+    """Print one text and its tokens as was asked."""
+    import json
+
     if args.count:
         print(len(ids))
     elif args.json:
         print(json.dumps(as_json(tokenizer, ids, text), ensure_ascii=False))
+    elif args.line:
+        print(line(tokenizer.decode_each(ids), sys.stdout.isatty()))
     elif args.decode is not None:
         print(text)
     else:
         print(listing(tokenizer, ids, text))
-    return 0
 
 
 def read(args: argparse.Namespace) -> Iterator[str]:
@@ -58,32 +90,91 @@ def read(args: argparse.Namespace) -> Iterator[str]:
     if args.text is not None:
         yield args.text
     elif args.file is not None:
-        yield from read_text(Source(args.file.name, str(args.file), lambda: args.file.open("rb")))
+        path = args.file[0]
+        yield from read_text(Source(path.name, str(path), lambda: path.open("rb")))
     else:
         yield from read_text(Source("stdin", "standard input", lambda: sys.stdin.buffer))
 
 
+def count(tokenizer: "Tokenizer", text: Iterable[str], special: bool) -> tuple[int, int]:
+    """Numbers of tokens and bytes of a text of any length, in constant memory, on all cores."""
+    from gpt2spec.tokenizer import encode_labelled, split_safely
+
+    pieces = split_safely(text)  # `<|endoftext|>` has no space, where they are cut
+    if special:
+        sizes = ((len(tokenizer.encode(piece, special=True)), len(piece.encode())) for piece in pieces)
+    else:
+        encoded = encode_labelled(tokenizer, ((len(piece.encode("utf-8", "replace")), piece) for piece in pieces))
+        sizes = ((len(ids), size) for size, ids in encoded)
+    tokens = length = 0
+    for more_tokens, more_bytes in sizes:
+        tokens, length = tokens + more_tokens, length + more_bytes
+    return tokens, length
+
+
+def show_counts(tokenizer: "Tokenizer", args: argparse.Namespace) -> None:
+    """Print how many tokens and bytes some files have, and in all."""
+    import json
+
+    from gpt2spec.cli.table import format_table
+    from gpt2spec.data.sources import find_sources, read_text
+    from gpt2spec.errors import ConfigError
+
+    if args.line:
+        raise ConfigError("--line shows one text; the tokens of several files are counted")
+    counts = [(each.label, *count(tokenizer, read_text(each), args.special)) for each in find_sources(args.file)]
+    if args.json:
+        print(json.dumps([{"file": file, "tokens": tokens, "bytes": size} for file, tokens, size in counts]))
+        return
+    total = ("all", sum(tokens for _, tokens, _ in counts), sum(size for _, _, size in counts))
+    rows = [("FILE", "TOKENS", "BYTES", "BYTES/TOKEN")]
+    rows += [(file, f"{n:,}", f"{size:,}", f"{size / n:.3f}" if n else "-") for file, n, size in (*counts, total)]
+    print(format_table(rows, right=(1, 2, 3)))
+
+
 def as_json(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> dict[str, Any]:
-    """Text, ids, and each token's bytes in hexadecimal: a token need not be whole characters."""
+    """Text, ids, and each token's bytes in hexadecimal and offsets: a token need not be whole characters."""
+    tokens = tokenizer.decode_each(ids)
+    places = list(offsets(tokens))
     return {
         "tokenizer": tokenizer.id,
         "text": text,
         "ids": list(ids),
-        "bytes": [data.hex() for data in tokenizer.decode_each(ids)],
+        "bytes": [data.hex() for data in tokens],
+        "byte_offsets": [byte for byte, _ in places],
+        "character_offsets": [character for _, character in places],
     }
 
 
+def offsets(tokens: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+    """Where each token begins: its first byte, and the character that this byte is a part of."""
+    length = characters = 0
+    for data in tokens:
+        begins_within = 0x80 <= data[0] < 0xC0
+        yield length, max(0, characters - begins_within)
+        length += len(data)
+        characters += sum(not 0x80 <= byte < 0xC0 for byte in data)
+
+
 def listing(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> str:
-    """A table of the tokens with the offsets of their bytes, and a line of totals."""
+    """A table of the tokens with the offsets of their bytes and characters, and a line of totals."""
     from gpt2spec.cli.table import format_table
 
-    rows: list[tuple[str, ...]] = [("ID", "BYTE", "TOKEN")]
-    offset = 0
-    for token, data in zip(ids, tokenizer.decode_each(ids), strict=True):
-        rows.append((str(token), str(offset), readable(data)))
-        offset += len(data)
-    totals = f"{amount(len(ids), 'token')}, {amount(len(text), 'character')}, {amount(offset, 'byte')}"
-    return f"{format_table(rows, right=(0, 1))}\n\n{totals}" if ids else totals
+    rows: list[tuple[str, ...]] = [("ID", "BYTE", "CHAR", "TOKEN")]
+    tokens = tokenizer.decode_each(ids)
+    for token, (byte, character), data in zip(ids, offsets(tokens), tokens, strict=True):
+        rows.append((str(token), str(byte), str(character), readable(data)))
+    size = sum(map(len, tokens))
+    totals = f"{amount(len(ids), 'token')}, {amount(len(text), 'character')}, {amount(size, 'byte')}"
+    return f"{format_table(rows, right=(0, 1, 2))}\n\n{totals}" if ids else totals
+
+
+def line(tokens: Iterable[bytes], colours: bool) -> str:
+    """The text with its tokens told apart: by a stroke, or on a terminal by two colours of the ground."""
+    shown = [data.decode("utf-8", errors="backslashreplace").translate(VISIBLE) for data in tokens]
+    if not colours:
+        return "|".join(shown)
+    return "".join(f"\x1b[{(44, 45)[i % 2]}m{text}\x1b[0m" for i, text in enumerate(shown))
 
 
 def readable(data: bytes) -> str:

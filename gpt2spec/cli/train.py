@@ -86,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--init-from", metavar="PATH", help="begin with the model and weights of a checkpoint of any format"
     )
-    model.add_argument("--tokenizer", metavar="NAME", help="of raw text: gpt2, or bytes (default for nano)")
+    model.add_argument(
+        "--tokenizer", metavar="NAME|DIR", help="of raw text: gpt2, bytes (default for nano), or a folder with one"
+    )
     model.add_argument("--dropout", type=float, metavar="P", help="rate on embeddings and residual branches")
     model.add_argument("--context", type=int, metavar="T", help="tokens in a window (default: the model's n_ctx)")
     model.add_argument("--batch-size", type=int, metavar="B", help="windows computed at a time (default: 16)")
@@ -158,8 +160,9 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
     values = merge(merge(file, given), assignments(args.set))
     if "data" in values:
         values["data"] = absolute(values["data"])
-    if isinstance(values.get("init_from"), str):
-        values["init_from"] = str(Path(values["init_from"]).resolve())  # a run may be resumed from another folder
+    for name in ("init_from", "tokenizer"):  # a run may be resumed from another folder
+        if isinstance(values.get(name), str) and (name == "init_from" or Path(values[name]).is_dir()):
+            values[name] = str(Path(values[name]).resolve())
     if args.resume is None:
         settings = settings_from(values, source)
         model = Path(settings.init_from).stem if settings.init_from else settings.preset
@@ -221,12 +224,8 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 
 def show_outcome(outcome: Any, out: Path) -> None:
     """The sample, the yardstick, and what to do next."""
-    from gpt2spec.data.token_files import UNKNOWN
-    from gpt2spec.tokenizer import tokenizer_with_id
-
-    if outcome.sample is not None and outcome.dataset.tokenizer_id != UNKNOWN:
-        tokenizer = tokenizer_with_id(outcome.dataset.tokenizer_id)
-        prompt, continuation = (tokenizer.decode(tokens) for tokens in outcome.sample)
+    if outcome.sample is not None and outcome.tokenizer is not None:
+        prompt, continuation = (outcome.tokenizer.decode(tokens) for tokens in outcome.sample)
         print(f"\nA sample, after {prompt!r}:\n{continuation}\n")
     if outcome.val_loss is not None:
         entropy = outcome.dataset.unigram_entropy

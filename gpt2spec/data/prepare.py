@@ -26,8 +26,9 @@ from gpt2spec.data.shards import MAX_VOCAB_SIZE, ShardWriter, Tokens, count_toke
 from gpt2spec.data.sources import Source, find_sources
 from gpt2spec.errors import ConfigError, DataError, StorageError
 from gpt2spec.files import publish_folder, storage_errors
-from gpt2spec.tokenizer import Tokenizer, gpt2_tokenizer
+from gpt2spec.tokenizer import TOKENIZERS, Tokenizer, gpt2_tokenizer, tokenizer_named, write_tokenizer
 from gpt2spec.tokenizer.parallel import encode_labelled
+from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
 SPLITS = ("train", "val")
 
@@ -117,7 +118,7 @@ def check_target(out: Path) -> None:
     names = {path.name for path in out.iterdir()}
     if is_prepared(out):
         manifest = read_manifest(out)
-        names -= {MANIFEST, *(shard.file for shard in (*manifest.train, *manifest.val))}
+        names -= {MANIFEST, *TOKENIZER_FILES, *(shard.file for shard in (*manifest.train, *manifest.val))}
         if names:
             raise DataError(f"{out} has files beside the prepared ones, such as {min(names)!r}; name a new folder")
     elif names:
@@ -194,6 +195,8 @@ class _Preparation:
         )
         with storage_errors(self._folder / MANIFEST):
             (self._folder / JOURNAL).unlink(missing_ok=True)
+            if self._tokenizer.id not in (tokenizer_named(name).id for name in TOKENIZERS):
+                write_tokenizer(self._folder, self._tokenizer)
             (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         return manifest
 

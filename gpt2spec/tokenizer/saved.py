@@ -23,13 +23,17 @@ FOLDER = "tokenizer"
 _PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"))
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write the three files into an existing folder, for a caller that makes the folder appear as a whole."""
-    config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None) -> None:
+    """Write the three files into an existing folder, for a caller that makes the folder appear as a whole.
+
+    `n_ctx` is told `transformers`, which warns of longer texts.
+    """
+    config: dict[str, object] = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+    config |= {} if n_ctx is None else {"model_max_length": n_ctx}
     config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     with storage_errors(folder):
         (folder / MERGES).write_bytes(tokenizer.merges)
-        (folder / VOCABULARY).write_text(json.dumps(encoder_mapping(tokenizer.ranks)) + "\n", encoding="ascii")
+        (folder / VOCABULARY).write_text(json.dumps(encoder_mapping(tokenizer.ranks)) + "\n", "ascii")
         (folder / TRANSFORMERS).write_text(json.dumps(config, indent=2) + "\n", encoding="ascii")
 
 

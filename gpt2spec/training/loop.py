@@ -14,7 +14,7 @@ from gpt2spec.data.dataset import Dataset
 from gpt2spec.data.token_files import UNKNOWN
 from gpt2spec.errors import BackendError, CheckpointError, ConfigError
 from gpt2spec.plugins import load_backend
-from gpt2spec.tokenizer import tokenizer_named
+from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.training.data import open_data
 from gpt2spec.training.history import History
 from gpt2spec.training.profiling import ProfiledUpdates
@@ -32,6 +32,7 @@ from gpt2spec.training.run_directory import (
 )
 from gpt2spec.training.settings import RunSettings, write_toml
 from gpt2spec.training.tensorboard import TensorBoardLog
+from gpt2spec.training.tokenizers import check_same_tokenizer, decoding_tokenizer, encoding_tokenizer, keep_tokenizer
 from gpt2spec.training.trainer import Trainer
 
 
@@ -48,6 +49,7 @@ class Outcome:
         val_loss: the last validation loss in nats, if there was one.
         dataset: what it was trained on.
         sample: prompt and continuation as token ids, if one was asked for.
+        tokenizer: of the ids; None for token files that do not say whose they are.
     """
 
     first: bool
@@ -58,6 +60,7 @@ class Outcome:
     val_loss: float | None
     dataset: Dataset
     sample: tuple[list[int], list[int]] | None
+    tokenizer: Tokenizer | None
 
 
 def train(
@@ -85,18 +88,21 @@ def train(
     initial = None if resume or settings.init_from is None else open_checkpoint(settings.init_from)
     if initial is not None:
         settings = settings.with_model_of(initial.config)
+    encoding = encoding_tokenizer(settings, out, initial)
     backend = backend_of(settings)
     first, quiet = backend.rank == 0, quiet or backend.rank > 0
     with in_turn(backend):  # the first process encodes a raw text, the others find it encoded
-        dataset = open_data(settings, progress=not quiet)
+        dataset = open_data(settings, encoding, progress=not quiet)
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
     check(settings, config, dataset, backend)
+    check_same_tokenizer(settings, encoding, dataset)
+    tokenizer = decoding_tokenizer(dataset, encoding)
     if initial is not None and initial.tokenizer not in (None, dataset.tokenizer_id):
         raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
     if not resume:  # the state first: there may be no memory for it
         state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
-    before = opened(out, settings, dataset, backend, new=not resume)
+    before = opened(out, settings, dataset, backend, tokenizer, new=not resume)
     with locked_run(out) if first else nullcontext():
         if resume:
             state, step = restored_state(backend, config, out, settings.seed, at, settings.init_from)
@@ -115,7 +121,7 @@ def train(
         if resume and step == 0:
             progress.message(f"{out} has no checkpoint yet: beginning again from step 0")
         run = (settings, out, backend, config, dataset, state, step, progress, log)
-        trainer = Trainer(*run, history, board, profiled, saved=step)
+        trainer = Trainer(*run, history, board, profiled, saved=step, tokenizer=tokenizer)
         try:
             finished = trainer.run()
         finally:
@@ -126,9 +132,8 @@ def train(
     sample = trainer.sample() if finished and settings.sample_tokens and config.n_ctx > 1 else None
     backend.any_rank(False)  # the first has written all it had to
     backend.leave()
-    return Outcome(
-        first, trainer.step, finished, trainer.stopped_early, history.best(), trainer.val_loss, dataset, sample
-    )
+    early, val_loss = trainer.stopped_early, trainer.val_loss
+    return Outcome(first, trainer.step, finished, early, history.best(), val_loss, dataset, sample, tokenizer)
 
 
 def backend_of(settings: RunSettings) -> Backend:
@@ -137,11 +142,14 @@ def backend_of(settings: RunSettings) -> Backend:
     return load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **options)
 
 
-def opened(out: Path, settings: RunSettings, dataset: Dataset, backend: Backend, new: bool) -> RunSettings:
+def opened(
+    out: Path, settings: RunSettings, dataset: Dataset, backend: Backend, tokenizer: Tokenizer | None, new: bool
+) -> RunSettings:
     """The settings of the run in `out`, which the first process makes if it is `new`."""
     with in_turn(backend):
         if new and backend.rank == 0:
             create_run(out, settings, describe(dataset))
+            keep_tokenizer(out, tokenizer)
         if backend.rank > 0 and not (out / CONFIG).is_file():
             raise CheckpointError(
                 f"process {backend.rank} finds no run in {out} that the first one made: the processes of a job need "
@@ -182,8 +190,6 @@ def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: 
         raise ConfigError(
             f"the tokenizer of {dataset.name} is unknown, so samples cannot be read: leave out sample_every"
         )
-    if settings.tokenizer is not None and tokenizer_named(settings.tokenizer).id != dataset.tokenizer_id:
-        raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")
     settings.check_shares(backend.row_shares)
     Batches(dataset.train, settings.windows_per_step(), settings.window(), settings.seed)
     validation_batches(dataset.val, settings.batch_size, settings.window(), settings.eval_windows)

@@ -30,7 +30,7 @@ class RunSettings:
         preset: the model's size.
         model: changes to the preset, by the field names of `GPT2Config`. Without one to `vocab_size`, the
             vocabulary is the data's.
-        tokenizer: of raw text, by name; None is the one with the preset's vocabulary.
+        tokenizer: of raw text, by name or folder; None is the one with the preset's vocabulary.
         init_from: checkpoint of any format to begin with: its model instead of the preset's, and its weights.
         recipe: named optimizer settings.
         optimizer: changes to the recipe, by the field names of `AdamW`.

@@ -20,7 +20,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import GPT2SpecError, StorageError
 from gpt2spec.files import storage_errors
-from gpt2spec.tokenizer import tokenizer_with_id
+from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.training.background import Background
 from gpt2spec.training.evaluation import sample, validation_loss
 from gpt2spec.training.history import MOST_SKIPS, History
@@ -60,6 +60,7 @@ class Trainer:
     board: TensorBoardLog | None
     profiled: ProfiledUpdates
     saved: int
+    tokenizer: Tokenizer | None
     val_loss: float | None = None
     stopped_early: bool = False
     pending: list[dict[str, Any]] = field(default_factory=list)
@@ -167,7 +168,7 @@ class Trainer:
         training, best = TrainingState(host["m"], host["v"], progress), self.history.best()
 
         def write() -> None:
-            save_checkpoint(self.out, self.config, host["params"], training)
+            save_checkpoint(self.out, self.config, host["params"], training, self.tokenizer)
             make_room(self.out, self.settings.keep, self.settings.keep_every, best if self.settings.keep_best else None)
 
         self.background.start(write)
@@ -178,8 +179,8 @@ class Trainer:
 
     def write_sample(self) -> None:
         """Show a sample, and add it to the run's."""
-        tokenizer = tokenizer_with_id(self.dataset.tokenizer_id)
-        prompt, text = (tokenizer.decode(tokens) for tokens in self.sample())
+        assert self.tokenizer is not None  # checked before the run began
+        prompt, text = map(self.tokenizer.decode, self.sample())
         if self.backend.rank > 0:
             return
         self.progress.message(f"step {self.step:>6}  sample: {text!r}")
