@@ -17,7 +17,7 @@ VERIFIED_TOKENS = 500_000_000
 
 
 def open_data(settings: RunSettings, tokenizer: Tokenizer, progress: bool) -> Dataset:
-    """The data of a run, raw text encoded by `tokenizer`, checked against its checksums where that takes no more than seconds.
+    """The data of a run, its checksums verified where that takes seconds; `tokenizer` encodes raw text.
 
     Raises:
         DataError: for data that is missing or damaged.
