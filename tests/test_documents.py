@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LONG_RUNS = (ROOT / "docs" / "long-runs.md").read_text(encoding="utf-8")
 DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+TOKENIZER = (ROOT / "docs" / "tokenizer.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 GENERATING = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
 CHECKPOINTS = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
@@ -115,7 +116,9 @@ def test_the_page_on_generating_works(
     assert capsys.readouterr().out.startswith("0 0 ")
 
 
-@pytest.mark.parametrize("page", [DATA, DISTRIBUTED, LONG_RUNS], ids=["data", "distributed", "long-runs"])
+@pytest.mark.parametrize(
+    "page", [DATA, DISTRIBUTED, LONG_RUNS, TOKENIZER], ids=["data", "distributed", "long-runs", "tokenizer"]
+)
 def test_the_pages_on_training_work(folder: Path, environment: dict[str, str], page: str) -> None:
     for line in commands(page):  # the first torchrun on the path may be of another environment than this one
         run_line(line.replace("torchrun ", "python -m torch.distributed.run "), folder, environment)
