@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", default="gpt2", metavar="NAME|DIR", help="gpt2 (default), bytes: 257 ids, or a folder with one"
     )
     prepare.add_argument("--shard-tokens", type=int, metavar="N", help="tokens in a shard file (default: 100 million)")
-    prepare.add_argument("--encoder", metavar="NAME", help="who encodes; the tokens are the same (default: tiktoken)")
+    prepare.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="who encodes: tiktoken (default), or fastokens, which is faster and gives the same tokens",
+    )
 
     documents = prepare.add_argument_group("documents")
     documents.add_argument("--field", metavar="NAME", help="the field or column that holds the text (default: text)")

@@ -1,6 +1,6 @@
 """Many texts into token ids: on all cores, in order, in bounded memory.
 
-tiktoken lets other threads run while it encodes, so threads are enough: nothing is copied between processes.
+Both encoders let other threads run while they encode, so threads are enough: nothing is copied between processes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from gpt2spec.errors import ConfigError, nearest
 from gpt2spec.tokenizer.bpe import Tokenizer
+from gpt2spec.tokenizer.fast import FastEncoder
 
 Label = TypeVar("Label")
 
-ENCODERS = ("tiktoken",)
-"""Names of what can encode."""
+ENCODERS = ("tiktoken", "fastokens")
+"""Names of what can encode: tiktoken, which is the definition, and `FastEncoder`."""
 
 BATCH_CHARACTERS = 1 << 16
 """Short texts are handed to a thread together, so many characters at a time or a few more."""
@@ -48,8 +49,8 @@ def encode_stream(
         ids [n], uint16 where the vocabulary has at most 65,536 entries, or else uint32.
 
     Raises:
-        ConfigError: for fewer than one worker, or an unknown encoder.
-        InputError: for what is no text (see `Tokenizer.encode`), in its turn.
+        ConfigError: for fewer than one worker, or an encoder that is unknown or not installed.
+        InputError: in its turn, for what is no text (see `Tokenizer.encode`), and where encoders disagree.
         Exception: whatever reading `texts` raises, as soon as it does.
     """
     return (ids for _, ids in encode_labelled(tokenizer, ((None, text) for text in texts), workers, encoder=encoder))
@@ -68,7 +69,10 @@ def encode_labelled(
         raise ConfigError(f"encoding needs at least one worker, not {count}")
     if encoder not in ENCODERS:
         raise ConfigError(f"there is no encoder {encoder!r}{nearest(encoder, ENCODERS)}; there are {ENCODERS}")
-    return _encoded(tokenizer, texts, count)
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    return _encoded(
+        _tiktoken(tokenizer) if encoder == "tiktoken" else FastEncoder(tokenizer).encode, texts, count, dtype
+    )
 
 
 def available_cores() -> int:
@@ -76,18 +80,27 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _encoded(
-    tokenizer: Tokenizer, texts: Iterable[tuple[Label, str]], workers: int
-) -> Iterator[tuple[Label, np.ndarray]]:
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-
+def _tiktoken(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[np.ndarray]]:
+    """Encodes batches with tiktoken, in each thread by a copy of its own."""
     own = threading.local()
 
-    def encode(batch: list[tuple[Label, str]]) -> list[tuple[Label, np.ndarray]]:
+    def encode(texts: Sequence[str]) -> list[np.ndarray]:
         if not hasattr(own, "tokenizer"):  # a copy pays where there is much to do
-            own.tokenizer = tokenizer.copy() if sum(len(text) for _, text in batch) > BATCH_CHARACTERS // 2 else None
-        encoder = own.tokenizer or tokenizer
-        return [(label, encoder.encode_to_numpy(text).astype(dtype, copy=False)) for label, text in batch]
+            own.tokenizer = tokenizer.copy() if sum(map(len, texts)) > BATCH_CHARACTERS // 2 else None
+        return [(own.tokenizer or tokenizer).encode_to_numpy(text) for text in texts]
+
+    return encode
+
+
+def _encoded(
+    encode_batch: Callable[[Sequence[str]], list[np.ndarray]],
+    texts: Iterable[tuple[Label, str]],
+    workers: int,
+    dtype: type[np.unsignedinteger],
+) -> Iterator[tuple[Label, np.ndarray]]:
+    def encode(batch: list[tuple[Label, str]]) -> list[tuple[Label, np.ndarray]]:
+        labels, plain = zip(*batch, strict=True)
+        return [(label, ids.astype(dtype, copy=False)) for label, ids in zip(labels, encode_batch(plain), strict=True)]
 
     waiting: deque[Future[list[tuple[Label, np.ndarray]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="gpt2spec-encode")
