@@ -159,6 +159,14 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, source: Path, target: st
     assert sorted(tmp_path.iterdir()) == before
 
 
+START = """
+import signal, sys
+from gpt2spec.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("target", ["hf", "llmc"])
 def test_ctrl_c_leaves_nothing(tmp_path: Path, target: str) -> None:
     header = np.zeros(256, "<i4")
@@ -166,7 +174,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, target: str) -> None:
     with (tmp_path / "source.bin").open("wb") as file:  # GPT-2's size, all of it a hole
         file.write(header.data)
         file.truncate(1024 + 4 * (124439808 + (50304 - 50257) * 768))
-    line = [sys.executable, "-m", "gpt2spec", "convert", tmp_path / "source.bin", tmp_path / "target", "--to", target]
+    line = [sys.executable, "-c", START, "convert", tmp_path / "source.bin", tmp_path / "target", "--to", target]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob(".target.*")):
         assert process.poll() is None
@@ -201,23 +209,23 @@ def test_progress_has_a_rate_and_a_time_left(tmp_path: Path, source: Path, capsy
     assert line == "writing  1/4 MB  0 MB/s  ETA 00:33"
 
 
-def convert_again_and_again(reader: CheckpointReader, path: Path, target: str) -> None:
+def convert_again_and_again(source: Path, path: Path, target: str) -> None:
     while True:
-        convert(reader, path, target, force=True)
+        convert(open_checkpoint(source), path, target, force=True)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_killed_at_any_moment_it_leaves_a_whole_checkpoint_or_none(tmp_path: Path, target: str) -> None:
     config = CONFIG.replace(n_embd=128, n_layer=4, vocab_size=2000)
     params = random_parameters(config)
-    reader = open_checkpoint(write(tmp_path / "source", "ours", params, config))
+    source = write(tmp_path / "source", "ours", params, config)
     path = tmp_path / "target"
-    convert(reader, path, target)  # torch, where it is needed, is imported before the fork
+    convert(open_checkpoint(source), path, target)
     whole = 0
+    start = multiprocessing.get_context("forkserver")  # a clean process, which has imported what takes long
+    start.set_forkserver_preload(["torch", "gpt2spec.checkpoints.convert"])
     for moment in np.random.default_rng(0).uniform(0.0, 0.15, 8):
-        process = multiprocessing.get_context("fork").Process(
-            target=convert_again_and_again, args=(reader, path, target)
-        )
+        process = start.Process(target=convert_again_and_again, args=(source, path, target))
         process.start()
         time.sleep(moment)
         process.kill()
@@ -246,13 +254,16 @@ def peak():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
 
-source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+def through_all_formats(source, show):
+    for to in ("hf", "nanogpt", "llmc"):
+        target = source.with_suffix(f".{to}")
+        verify(target, convert(open_checkpoint(source), target, to))
+        show(to, peak())
+        source = target
+
+through_all_formats(Path(sys.argv[1]), lambda to, bytes: None)  # what libraries take once is not the weights'
 start = peak()
-for to in ("hf", "nanogpt", "llmc"):
-    target = folder / to
-    verify(target, convert(open_checkpoint(source), target, to))
-    print(to, peak() - start, flush=True)
-    source = target
+through_all_formats(Path(sys.argv[2]), lambda to, bytes: print(to, bytes - start, flush=True))
 """
 
 
@@ -261,10 +272,12 @@ def test_converting_takes_little_more_memory_than_a_weight(tmp_path: Path) -> No
     """250 MB of weights, the largest 16 MB."""
     config = GPT2Config(n_layer=5, n_head=16, n_embd=1024, n_ctx=64, vocab_size=1000)
     assert count_parameters(config) * 4 > 250e6
-    entries = {w.name: Entry(w.name, w.shape, "float32", partial(numbers, w)) for w in weight_table(config)}
-    convert(CheckpointReader(tmp_path, "made up", config, entries), tmp_path / "source.bin", "llmc")
+    sources = [tmp_path / "small.bin", tmp_path / "large.bin"]
+    for size, path in zip((CONFIG, config), sources, strict=True):
+        entries = {w.name: Entry(w.name, w.shape, "float32", partial(numbers, w)) for w in weight_table(size)}
+        convert(CheckpointReader(tmp_path, "made up", size, entries), path, "llmc")
     ran = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "source.bin"), str(tmp_path)],
+        [sys.executable, "-c", MEASURE, *map(str, sources)],
         capture_output=True,
         text=True,
         check=False,

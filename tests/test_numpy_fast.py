@@ -167,9 +167,24 @@ def test_overrides_and_their_gradients_agree_with_the_definition(name: str) -> N
 
 def test_every_override_has_cases() -> None:
     covered = {name.split(",")[0] for name in CASES}
-    others = {"asarray", "full", "arange", "random_uniform", "global_norm", "adamw_update", "cache_write", "__init__"}
+    others = {"asarray", "full", "arange", "random_uniform", "cache_write", "__init__"}
+    others |= {"global_norm", "accumulate", "adamw_update"}
     overridden = {name for name, value in vars(FastNumpyOps).items() if callable(value)}
     assert overridden - others == covered
+
+
+def test_gradients_are_added_into_the_totals_only_where_the_state_may_be_overwritten() -> None:
+    totals, gradients = (
+        [rng.standard_normal(s, np.float32) for s in ((3, 2), (5,))] for rng in map(np.random.default_rng, (0, 1))
+    )
+    before = [total.copy() for total in totals]
+    ops = create(mode="fast").ops
+    assert all((x == t + g).all() for x, t, g in zip(ops.accumulate(totals, gradients), before, gradients, strict=True))
+    assert all((total == old).all() for total, old in zip(totals, before, strict=True))
+    ops.in_place = True
+    added = ops.accumulate(totals, gradients)
+    assert all(x is total for x, total in zip(added, totals, strict=True))
+    assert all((x == old + g).all() for x, old, g in zip(added, before, gradients, strict=True))
 
 
 def test_results_do_not_share_memory_with_arguments() -> None:
@@ -226,7 +241,9 @@ def test_loss_gradients_and_logits_agree_with_the_reference(
     assert {gradient.dtype for gradient in gradients.values()} == {np.dtype(dtype)}
     if length == 1:  # queries and keys have no gradient: softmax of one score is 1
         for name in [name for name in params if ".c_attn." in name]:
-            assert np.abs(gradients[name][..., : 2 * config.n_embd]).max() < np.finfo(dtype).eps
+            queries_and_keys, values = np.split(np.abs(gradients[name]), [2 * config.n_embd], axis=-1)
+            # the difference of two equal sums, of the size of the values' gradients, in whatever order BLAS adds
+            assert queries_and_keys.max() < budget * np.finfo(dtype).eps * values.max()
             gradients[name][..., : 2 * config.n_embd] = expected[name][..., : 2 * config.n_embd] = 0.0
     errors = gradient_errors(gradients, expected, dtype)
     assert {name: error for name, error in errors.items() if error > budget} == {}
