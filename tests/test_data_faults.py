@@ -49,6 +49,9 @@ class StopsAfter(type(gpt2_tokenizer())):  # type: ignore[misc]
         self.__dict__.update(gpt2_tokenizer().__dict__)
         self.left = texts
 
+    def copy(self) -> "StopsAfter":
+        return self
+
     def encode_to_numpy(self, text: str) -> np.ndarray:
         self.left -= 1
         if self.left < 0:

@@ -25,7 +25,7 @@ def encoding_tokenizer(settings: RunSettings, run: Path, initial: CheckpointRead
     """Who encodes raw text: the run's own where it has one; or the one in the settings, or of the first weights."""
     if (run / FOLDER / MERGES).is_file():
         return read_tokenizer(run / FOLDER)
-    if settings.tokenizer is None and initial is not None and initial.tokenizer is not None:
+    if settings.tokenizer is None and initial is not None and (initial.path / MERGES).is_file():
         return tokenizer_of(initial)
     return find_tokenizer(settings.tokenizer_name())
 
