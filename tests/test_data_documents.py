@@ -20,7 +20,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from backports import zstd
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt2spec.cli.main import main
@@ -418,6 +418,7 @@ def test_repeated_documents_are_dropped_on_request(tmp_path: Path, monkeypatch: 
     assert manifest.documents.duplicates == 2
 
 
+@example(list(range(5000)) * 2)
 @given(st.lists(st.integers(0, 3000), max_size=3000))
 def test_what_was_seen_is_known(numbers: list[int]) -> None:
     seen, known = SeenTexts(), set()

@@ -77,6 +77,10 @@ def test_going_on_gives_the_same_bytes(corpus: Path, tmp_path: Path, stops: list
         with pytest.raises(KeyboardInterrupt):
             prepare([corpus], tmp_path / "out", OPTIONS, tokenizer=StopsAfter(texts))
         assert not (tmp_path / "out").exists()
+        for split in ("train", "val"):  # tokens that were written after the journal
+            *_, last = [None, *sorted((tmp_path / ".out.preparing").glob(f"{split}_*"))]
+            if last is not None and last.stat().st_size < 1024 + 2 * OPTIONS.shard_tokens:
+                last.write_bytes(last.read_bytes() + b"\1\0" * 7)
     rest = StopsAfter(100_000)
     prepare([corpus], tmp_path / "out", OPTIONS, tokenizer=rest)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -175,7 +179,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(corpus: Path, tmp_
     states = [contents(out), contents(tmp_path / "whole")]
     choose = random.Random(time.time_ns())
     for _ in range(6):
-        kill_at_random(corpus, out, choose, 0.5)
+        kill_at_random(corpus, out, choose, 0.15)
         assert not out.exists() or contents(out) in states
     prepare([corpus], out, OPTIONS)
     assert contents(out) == states[1]
