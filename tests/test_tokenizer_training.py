@@ -136,6 +136,18 @@ def test_a_folder_gives_the_tokenizer_back(learned: Tokenizer, tmp_path: Path) -
             assert (found.id, found.vocab_size) == (tokenizer.id, tokenizer.vocab_size)
 
 
+def test_a_tokenizer_json_is_read_as_well(learned: Tokenizer, tmp_path: Path) -> None:
+    from transformers import GPT2TokenizerFast
+
+    write_tokenizer(tmp_path, learned)
+    GPT2TokenizerFast.from_pretrained(tmp_path).save_pretrained(tmp_path / "theirs")
+    assert not (tmp_path / "theirs" / "merges.txt").exists()
+    assert read_tokenizer(tmp_path / "theirs").id == learned.id
+    (tmp_path / "theirs" / "tokenizer.json").write_text("[]")
+    with pytest.raises(ConfigError, match="has no merges"):
+        read_tokenizer(tmp_path / "theirs")
+
+
 def test_openai_s_names_are_read_as_well(learned: Tokenizer, tmp_path: Path) -> None:
     write_tokenizer(tmp_path, learned)
     (tmp_path / "merges.txt").rename(tmp_path / "vocab.bpe")

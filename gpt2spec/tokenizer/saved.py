@@ -4,7 +4,8 @@ merges.txt              a version line, then one merge a line, in order: all the
 vocab.json              ids by the tokens' printable characters, which follow from the merges
 tokenizer_config.json   what `transformers` asks for: the class, and which token is special
 
-These are Hugging Face's names; OpenAI's `vocab.bpe` and `encoder.json`, with the same contents, are read as well.
+These are Hugging Face's names; OpenAI's `vocab.bpe` and `encoder.json`, with the same contents, are read as well, and
+Hugging Face's `tokenizer.json`, which has everything in one.
 """
 
 import json
@@ -20,7 +21,8 @@ TOKENIZER_FILES = (MERGES, VOCABULARY, TRANSFORMERS)
 FOLDER = "tokenizer"
 """Where a folder that holds other things keeps its tokenizer."""
 
-_PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"))
+BOTH = "tokenizer.json"
+_PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"), (BOTH, VOCABULARY))
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None) -> None:
@@ -44,9 +46,9 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """
     pairs = [(folder / merges, folder / vocabulary) for merges, vocabulary in _PAIRS if (folder / merges).is_file()]
     if not pairs:
-        raise ConfigError(f"there is no tokenizer in {folder}: it has neither {MERGES} nor vocab.bpe")
+        raise ConfigError(f"there is no tokenizer in {folder}: it has neither {MERGES} nor vocab.bpe nor {BOTH}")
     merges, vocabulary = pairs[0]
-    lines = checked_merges(_read(merges), str(merges))
+    lines = checked_merges(_merges_in_json(merges) if merges.name == BOTH else _read(merges), str(merges))
     contents = "".join(f"{line}\n" for line in (VERSION_LINE, *lines)).encode()
     ours = (tokenizer_named(name) for name in TOKENIZERS)
     tokenizer = next((each for each in ours if each.merges == contents), None) or Tokenizer(contents, name="bpe")
@@ -80,7 +82,7 @@ def recorded_tokenizer(identifier: str, folder: Path) -> Tokenizer:
     for name in TOKENIZERS:
         if tokenizer_named(name).id == identifier:
             return tokenizer_named(name)
-    if not (folder / MERGES).is_file():
+    if not any((folder / merges).is_file() for merges, _ in _PAIRS):
         raise ConfigError(
             f"the tokenizer {identifier!r} is none of {', '.join(TOKENIZERS)}, which come with gpt2spec, and "
             f"{folder} does not hold it"
@@ -105,3 +107,13 @@ def _ids(path: Path) -> object:
         return json.loads(_read(path))
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
+
+
+def _merges_in_json(path: Path) -> str:
+    """The merges of a `tokenizer.json` as the lines of a `merges.txt`."""
+    try:
+        found = json.loads(_read(path))["model"]["merges"]
+        lines = [each if isinstance(each, str) else " ".join(each) for each in found]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} has no merges: GPT-2's tokenizer is a byte-level BPE") from error
+    return "\n".join([VERSION_LINE, *lines, ""])
