@@ -7,8 +7,8 @@ process killed at any moment leaves the old file or the new one. Failures to wri
 import errno
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,13 +48,11 @@ def make_folder(path: Path) -> Path:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and leaves no trace otherwise."""
     with storage_errors(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
+        temporary = _temporary(path)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
@@ -70,8 +68,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     `path` must not exist yet, unless as an empty folder.
     """
     with storage_errors(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = _temporary(path)
         try:
+            temporary.mkdir()
             yield temporary
             publish_folder(temporary, path)
         except BaseException:
@@ -87,7 +86,6 @@ def publish_folder(temporary: Path, path: Path) -> None:
                 file.chmod(0o666 & ~_umask())  # some writers make private files
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
-        temporary.chmod(0o777 & ~_umask())
         sync_folder(temporary)
         temporary.rename(path)
         sync_folder(path.parent)
@@ -119,8 +117,13 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else has, known before anything is made: an interrupt can come at any moment."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def _umask() -> int:
-    """The permissions new files are to lack (`mkstemp` ignores it); there is no way to read it but to set it."""
+    """The permissions new files are to lack; there is no way to read it but to set it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
