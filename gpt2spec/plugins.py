@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -52,18 +52,30 @@ class Plugin:
 
 
 @dataclass(frozen=True)
-class BackendListing:
-    """What is known of one backend without importing its framework.
+class Listing:
+    """What is known of something that a plugin brings, without loading it.
 
     Attributes:
-        name: the backend's name, or its plugin's where that did not get as far as telling.
+        name: its name, or its plugin's where that did not get as far as telling.
         plugin: where it comes from, and its fault if it has one.
-        info: the backend's name card; None where there is no valid one.
-        missing: required modules that are not installed.
     """
 
     name: str
     plugin: Plugin
+
+
+AnyListing = TypeVar("AnyListing", bound=Listing)
+
+
+@dataclass(frozen=True)
+class BackendListing(Listing):
+    """What is known of one backend without importing its framework.
+
+    Attributes:
+        info: the backend's name card; None where there is no valid one.
+        missing: required modules that are not installed.
+    """
+
     info: BackendInfo | None = None
     missing: tuple[str, ...] = ()
 
@@ -102,7 +114,7 @@ class PluginRegistry:
         """All backends, sound and broken, by name. A plugin that did not load counts: it may have been one."""
         plugins = [plugin for plugin in self.plugins if plugin.fault or plugin.hooks.gpt2spec_backend.get_hookimpls()]
         listings = sorted(map(_list_backend, plugins), key=operator.attrgetter("name"))
-        return tuple(_mark_duplicate(listing, listings) for listing in listings)
+        return tuple(mark_duplicate(listing, listings) for listing in listings)
 
     def find(self, name: str) -> BackendListing:
         """The backend called `name`: `BackendError` where there is none, `PluginError` where it is broken."""
@@ -218,13 +230,18 @@ def _check_info(info: Any) -> BackendInfo:
         raise PluginError(f"a backend's name is a text, not {info.name!r}")
     if not isinstance(info.requires, tuple) or not all(isinstance(module, str) for module in info.requires):
         raise PluginError(f"requires is a tuple of module names, not {info.requires!r}")
-    module, colon, function = str(info.factory).partition(":")
-    if not colon or not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
-        raise PluginError(f"factory is 'package.module:callable', not {info.factory!r}")
+    check_factory(info.factory)
     return info
 
 
-def _mark_duplicate(listing: BackendListing, listings: list[BackendListing]) -> BackendListing:
+def check_factory(factory: Any) -> None:
+    """Raise `PluginError` unless `factory` is written as a place to import from."""
+    module, colon, function = str(factory).partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
+        raise PluginError(f"factory is 'package.module:callable', not {factory!r}")
+
+
+def mark_duplicate(listing: AnyListing, listings: list[AnyListing]) -> AnyListing:
     """`listing`, broken where another sound plugin claims the same name."""
     plugins = [other.plugin for other in listings if other.name == listing.name and not other.plugin.fault]
     if listing.plugin.fault or len(plugins) == 1:

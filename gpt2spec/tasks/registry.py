@@ -9,29 +9,25 @@ import operator
 import reprlib
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from gpt2spec.errors import ConfigError, GPT2SpecError, PluginError, nearest
-from gpt2spec.plugins import Plugin, PluginRegistry, default_registry
+from gpt2spec.plugins import Listing, Plugin, PluginRegistry, check_factory, default_registry, mark_duplicate
 from gpt2spec.tasks.catalogue import TASKS
 from gpt2spec.tasks.info import TASK_API_VERSION, TaskInfo
 from gpt2spec.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class TaskListing:
+class TaskListing(Listing):
     """What is known of one task without loading it.
 
     Attributes:
-        name: the task's name, or its plugin's where that did not get as far as telling.
-        plugin: where it comes from, and its fault if it has one.
         info: the task's name card; None where there is no valid one.
     """
 
-    name: str
-    plugin: Plugin
     info: TaskInfo | None = None
 
 
@@ -42,7 +38,7 @@ def task_listings(registry: PluginRegistry = default_registry) -> tuple[TaskList
     plugins = [plugin for plugin in registry.plugins if plugin.fault or plugin.hooks.gpt2spec_tasks.get_hookimpls()]
     others = [listing for plugin in plugins for listing in _list_tasks(plugin)]
     listings = [*own, *sorted(others, key=operator.attrgetter("name"))]
-    return tuple(_mark_duplicate(listing, listings) for listing in listings)
+    return tuple(mark_duplicate(listing, listings) for listing in listings)
 
 
 def find_task(name: str, registry: PluginRegistry = default_registry) -> TaskInfo:
@@ -99,16 +95,5 @@ def _check_info(info: Any) -> TaskInfo:
         )
     if not isinstance(info.name, str) or not info.name:
         raise PluginError(f"a task's name is a text, not {info.name!r}")
-    module, colon, function = str(info.factory).partition(":")
-    if not colon or not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
-        raise PluginError(f"factory is 'package.module:callable', not {info.factory!r}")
+    check_factory(info.factory)
     return info
-
-
-def _mark_duplicate(listing: TaskListing, listings: list[TaskListing]) -> TaskListing:
-    """`listing`, broken where another sound plugin claims the same name."""
-    plugins = [other.plugin for other in listings if other.name == listing.name and not other.plugin.fault]
-    if listing.plugin.fault or len(plugins) == 1:
-        return listing
-    fault = f"the name is claimed by {' and by '.join(map(str, plugins))}: uninstall one"
-    return replace(listing, plugin=replace(listing.plugin, fault=fault))
