@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,10 +114,10 @@ def test_folder_that_cannot_be_made_is_refused(
     assert f"cannot write {tmp_path / 'file'}" in refusal(capsys, "acme", "--out", tmp_path / "file" / "project")
     assert "File name too long" in refusal(capsys, "acme", "--out", tmp_path / ("a" * 300))
 
-    def deny(*args: object, **options: object) -> str:
+    def deny(*args: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, "denied")
 
-    monkeypatch.setattr(tempfile, "mkdtemp", deny)
+    monkeypatch.setattr(Path, "mkdir", deny)
     assert "permission is denied" in refusal(capsys, "acme", "--out", tmp_path / "project")
 
 
