@@ -180,6 +180,10 @@ class Backend(ABC):
         """Rows of a training batch on the device, or each on its own: this process's part of the batch."""
         return self.put(array)
 
+    def whole_params(self, params: Tree) -> Tree:
+        """Device parameters that functions of `jit` may read one by one; where `sharded`, all processes must ask."""
+        return params
+
     def decoding_params(self, params: Tree) -> Tree:
         """Device parameters as `gpt2spec.model.cached_forward` takes them: in the compute dtype, layers in a list.
 

@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from gpt2spec_jax.parallel import ParallelJaxBackend
+from task_samples import write_sample
 
-from gpt2spec.checkpoints.native import checkpoint_folder
+from gpt2spec.plugins import load_backend
+from gpt2spec.tasks.checkpoint import load_with_tokenizer
+from gpt2spec.tasks.evaluate import Model, evaluate
+from gpt2spec.tasks.registry import load_task
 from gpt2spec.training.loop import train
+from gpt2spec.training.run_directory import read_scores
 from gpt2spec.training.settings import RunSettings
 
 pytest.importorskip("jax")
@@ -96,19 +101,25 @@ def test_devices_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_path
 
 
 def test_processes_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_path: Path) -> None:
-    """Two processes of two devices each, and weights that no process has all of."""
+    """Two processes of two devices each, and weights that no process has all of; tasks are scored on the way."""
+    tasks = {name: str(write_sample(name, tmp_path)) for name in ("lambada", "coqa")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     jobs = []
     for process in range(2):
         options = {"coordinator": f"127.0.0.1:{port}", "processes": 2, "process": process}
-        chosen = settings(corpus, parallel="sharded", backend_options=options)
+        chosen = settings(corpus, parallel="sharded", backend_options=options, tasks=tasks)
         jobs.append(start(tmp_path, [[str(tmp_path / "run"), chosen, False]], 2))
     for job in jobs:
         assert result(job) == [[[2, D, D]] * 2]
     np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
-    assert (checkpoint_folder(tmp_path / "run", 30) / "model.safetensors").exists()
+    model = Model(load_backend("numpy"), *load_with_tokenizer(tmp_path / "run", 30))
+    for line in read_scores(tmp_path / "run"):
+        expected = evaluate(load_task(line["task"]), line["task"], Path(line["data"]), model).scores
+        assert [score["value"] for score in line["scores"]] == pytest.approx(
+            [each.value for each in expected], rel=1e-3
+        )
 
 
 def test_layouts_follow_the_weight_table() -> None:

@@ -44,9 +44,14 @@ class ShardedBackend(ParallelTorchBackend):
         """The whole tensor, which all processes must ask for."""
         return super().to_numpy(_whole(x))
 
+    def whole_params(self, params: Any) -> Any:
+        """Every process gathers all parts."""
+        with self.processes.all_there():
+            return tree_map(_whole, params)
+
     def decoding_params(self, params: Any) -> Any:
         """Those of the whole model, in every process."""
-        return super().decoding_params(tree_map(_whole, params))
+        return super().decoding_params(self.whole_params(params))
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
         """Value and gradients, both the means over the processes; gradients are in parts as the parameters are."""

@@ -11,7 +11,7 @@ def add_backend_arguments(parser: Any) -> None:
     parser.add_argument("--dtype", metavar="NAME", help="float32 (default), or bfloat16 or float64 where there is it")
     parser.add_argument(
         "--no-compile",
-        action=BackendOption,
+        action=NamedValue,
         nargs=0,
         const="compile=false",
         dest="backend_options",
@@ -19,21 +19,21 @@ def add_backend_arguments(parser: Any) -> None:
     )
     parser.add_argument(
         "--backend-option",
-        action=BackendOption,
+        action=NamedValue,
         dest="backend_options",
         metavar="NAME=VALUE",
         help="an option of the backend's own, as int8=true of torch; repeatable",
     )
 
 
-class BackendOption(argparse.Action):
+class NamedValue(argparse.Action):
     """Collects NAME=VALUE, from the command line or `const`, in a dict."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         """Add one more."""
         name, equals, value = (self.const or values).partition("=")
         if not name or not equals:
-            parser.error(f"--backend-option takes NAME=VALUE, not {values!r}")
+            parser.error(f"{self.option_strings[0]} takes {self.metavar}, not {values!r}")
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), name: value})
 
 

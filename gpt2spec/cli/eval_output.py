@@ -1,8 +1,6 @@
 """What `gpt2spec eval` prints and writes: every number with its protocol, standard error and published scores."""
 
-import dataclasses
 import json
-import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpt2spec.tasks.evaluate import Result
     from gpt2spec.tasks.registry import TaskListing
-    from gpt2spec.tasks.task import Published, Score
+    from gpt2spec.tasks.task import Published
 
 WIDTH = 110
-NOTHING = "no published GPT-2 score"
 
 
 def list_text(listings: Iterable["TaskListing"]) -> str:
@@ -30,6 +27,8 @@ def list_text(listings: Iterable["TaskListing"]) -> str:
 
 def result_text(result: "Result", size: str | None) -> str:
     """The scores of one task. `size` is the released model's that was evaluated, if it was one."""
+    from gpt2spec.tasks.report import figure
+
     lines = [f"{result.task}: {result.examples:,} example{'s' * (result.examples != 1)} of {result.data}"]
     for score in result.scores:
         lines.append(f"  {score.name}  {figure(score)}")
@@ -38,14 +37,10 @@ def result_text(result: "Result", size: str | None) -> str:
     return "\n".join(lines)
 
 
-def figure(score: "Score") -> str:
-    """The number with its standard error."""
-    error = "no standard error" if math.isnan(score.stderr) else f"{score.stderr:.2g}"
-    return f"{score.value:.4g} ± {error}" + ("" if score.count == 1 else f" (n = {score.count:,})")
-
-
 def published_text(published: "Published | None", size: str | None) -> str:
     """What it may be compared with: the score of the same model, or those of all models."""
+    from gpt2spec.tasks.report import NOTHING
+
     if published is None:
         return NOTHING
     values = {model: value for model, value in published.values.items() if model == size} or published.values
@@ -61,25 +56,8 @@ def indented(text: str) -> str:
 def write_report(path: Path, about: dict[str, Any], results: Sequence["Result"]) -> None:
     """All results as one JSON object; numbers that are not finite are null."""
     from gpt2spec.files import atomic_write
+    from gpt2spec.tasks.report import result_json
 
     report = {**about, "results": [result_json(result) for result in results]}
     with atomic_write(path) as file:
-        file.write((json.dumps(finite(report), indent=2) + "\n").encode())
-
-
-def result_json(result: "Result") -> dict[str, Any]:
-    """One task's scores."""
-    scores = []
-    for score in result.scores:
-        published = None if score.published is None else dataclasses.asdict(score.published)
-        scores.append({**vars(score), "details": dict(score.details), "published": published or NOTHING})
-    return {"task": result.task, "data": str(result.data), "examples": result.examples, "scores": scores}
-
-
-def finite(value: Any) -> Any:
-    """`value` with None for NaN and the infinities, which are no JSON."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())

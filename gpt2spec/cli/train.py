@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt2spec.cli.backend_arguments import add_backend_arguments
+from gpt2spec.cli.backend_arguments import NamedValue, add_backend_arguments
 
 NAME = "train"
 HELP = "train a GPT-2 on a text"
@@ -19,6 +19,7 @@ CHANGEABLE = frozenset(
     | {"batch_size", "accumulate", "tokens_per_step"}  # how a step's windows are divided; not how many they are
     | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "keep_every", "keep_best", "sample_tokens"}
     | {"sample_every", "patience", "spike", "on_spike", "tensorboard", "device_flops"}
+    | {"tasks", "task_every", "task_limit"}
 )
 
 # What goes with the preset or recipe of a --config file when an option chooses another.
@@ -76,6 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--sample-tokens", type=int, metavar="N", help="length of a sample; 0 for none (default: 96)")
     run.add_argument("--sample-every", type=int, metavar="N", help="updates between samples (default: one at the end)")
+    run.add_argument(
+        "--task",
+        action=NamedValue,
+        dest="tasks",
+        metavar="TASK=PATH",
+        help="score the model in a task of `gpt2spec eval` on the data in PATH; repeatable",
+    )
+    run.add_argument("--task-every", type=int, metavar="N", help="updates between such scores (default: at the end)")
+    run.add_argument("--task-limit", type=int, metavar="N", help="only the first N examples of each task")
     run.add_argument("--tensorboard", action="store_true", default=None, help="write TensorBoard's event files as well")
     run.add_argument("--profile", type=int, metavar="N", help="trace N updates with the framework's own profiler")
     run.add_argument("--device-flops", type=float, metavar="F", help="operations a second of a device, to log its use")
@@ -160,6 +170,8 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
     values = merge(merge(file, given), assignments(args.set))
     if "data" in values:
         values["data"] = absolute(values["data"])
+    if isinstance(tasks := values.get("tasks"), dict):
+        values["tasks"] = {name: path and absolute(path) for name, path in tasks.items()}
     for name in ("init_from", "tokenizer"):  # a run may be resumed from another folder
         if isinstance(values.get(name), str) and (name == "init_from" or Path(values[name]).is_dir()):
             values[name] = str(Path(values[name]).resolve())

@@ -14,7 +14,8 @@ from gpt2spec.decoding.loop import extend
 from gpt2spec.decoding.options import GenerateOptions, options_from
 from gpt2spec.decoding.sequence import Generation, GrowingText, Piece, collect
 from gpt2spec.errors import ConfigError, InputError
-from gpt2spec.parameters import HostParams, check_parameters
+from gpt2spec.parameters import HostParams
+from gpt2spec.placement import Weights, on_device
 from gpt2spec.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -29,12 +30,11 @@ class Generator:
     """
 
     def __init__(
-        self, backend: Backend, config: GPT2Config, params: HostParams, tokenizer: Tokenizer | None = None
+        self, backend: Backend, config: GPT2Config, params: Weights, tokenizer: Tokenizer | None = None
     ) -> None:
-        """Put `params`, as `initial_parameters` returns them, on the device. Text needs the `tokenizer`."""
-        params = check_parameters(config, params)
+        """Put `params` on the device, unless they are there. Text needs the `tokenizer`."""
         self.backend, self.config, self.tokenizer = backend, config, tokenizer
-        self._params = backend.decoding_params(backend.load_params(params))
+        self._params = backend.decoding_params(on_device(backend, config, params))
 
     def generate(
         self, prompts: Sequence[Prompt], options: GenerateOptions | None = None, **settings: Any

@@ -13,7 +13,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.decoding.generator import Generator
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.errors import ConfigError, DataError
-from gpt2spec.parameters import HostParams
+from gpt2spec.placement import Weights
 from gpt2spec.tasks.cache import AnswerCache
 from gpt2spec.tasks.reader import Reader
 from gpt2spec.tasks.requests import Answer, Asked, Continuation, Continued, Likelihood, Request, key_of
@@ -29,7 +29,7 @@ class Model:
         self,
         backend: Backend,
         config: GPT2Config,
-        params: HostParams,
+        params: Weights,
         tokenizer: Tokenizer,
         batch_size: int = 16,
         stride: int | None = None,
@@ -73,6 +73,27 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class Questions:
+    """The examples of a task, and what is asked about each.
+
+    Attributes:
+        task: from `gpt2spec.tasks.registry.load_task`.
+        name: what it is called.
+        data: file or folder they are from.
+        reader: who reads them.
+        examples: in the order of the data.
+        requests: about each example.
+    """
+
+    task: Task
+    name: str
+    data: Path
+    reader: Reader
+    examples: list[Any]
+    requests: list[tuple[Request, ...]]
+
+
+@dataclass(frozen=True)
 class Result:
     """The scores of one task."""
 
@@ -105,16 +126,28 @@ def evaluate(
     Raises:
         DataError: the data are missing, of another form, or empty.
     """
+    return scored(questions_of(task, name, data, model.reader, limit), model, cache, progress)
+
+
+def questions_of(task: Task, name: str, data: Path, reader: Reader, limit: int | None = None) -> Questions:
+    """What a task asks of a model that reads as `reader`; arguments and errors as in `evaluate`."""
     if limit is not None and limit < 1:
         raise ConfigError(f"a limit is at least 1 example, not {limit}")
     examples = task.read(data)[:limit]
     if not examples:
         raise DataError(f"{data} holds no example of {name}")
+    return Questions(task, name, data, reader, examples, [tuple(task.requests(each, reader)) for each in examples])
+
+
+def scored(
+    questions: Questions, model: Model, cache: AnswerCache | None = None, progress: Progress | None = None
+) -> Result:
+    """The scores of a model that answers `questions`, whose reader is the model's."""
     cache = AnswerCache() if cache is None else cache
-    requests = [tuple(task.requests(example, model.reader)) for example in examples]
-    answer_all([request for each in requests for request in each], name, model, cache, progress)
-    asked = [Asked(each, tuple(cache[request] for request in each)) for each in requests]
-    return Result(name, data, len(examples), task.scores(examples, asked, model.reader))
+    answer_all([request for each in questions.requests for request in each], questions.name, model, cache, progress)
+    asked = [Asked(each, tuple(cache[request] for request in each)) for each in questions.requests]
+    scores = questions.task.scores(questions.examples, asked, questions.reader)
+    return Result(questions.name, questions.data, len(questions.examples), scores)
 
 
 def answer_all(

@@ -19,7 +19,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.errors import InputError
 from gpt2spec.metrics.windows import windows
 from gpt2spec.model import transformer
-from gpt2spec.parameters import HostParams, check_parameters
+from gpt2spec.placement import Weights, on_device
 from gpt2spec.tasks.requests import Likelihood, Likely
 
 HEAD_VALUES = 2**26
@@ -52,13 +52,13 @@ class Scorer:
     """A model that says how likely it holds texts."""
 
     def __init__(
-        self, backend: Backend, config: GPT2Config, params: HostParams, banned: Iterable[int] = (), batch_size: int = 16
+        self, backend: Backend, config: GPT2Config, params: Weights, banned: Iterable[int] = (), batch_size: int = 16
     ) -> None:
-        """Put `params`, as `initial_parameters` returns them, on the device. `banned` is what filtered guesses miss."""
+        """Put `params` on the device, unless they are there. `banned` is what filtered guesses miss."""
         if batch_size < 1:
             raise InputError(f"a batch has at least 1 row, not {batch_size}")
         self.backend, self.config, self.batch_size = backend, config, batch_size
-        self._params = backend.jit(backend.ops.compute_params)(backend.load_params(check_parameters(config, params)))
+        self._params = backend.jit(backend.ops.compute_params)(on_device(backend, config, params))
         self._mask = np.zeros(config.vocab_size)
         self.ban(banned)
 

@@ -26,11 +26,14 @@ from gpt2spec.training.run_directory import (
     MetricsLog,
     NoLog,
     create_run,
+    keep_scores,
     locked_run,
     open_run,
     read_metrics,
+    read_scores,
 )
 from gpt2spec.training.settings import RunSettings, write_toml
+from gpt2spec.training.tasks import RunTasks, read_tasks
 from gpt2spec.training.tensorboard import TensorBoardLog
 from gpt2spec.training.tokenizers import check_same_tokenizer, decoding_tokenizer, encoding_tokenizer, keep_tokenizer
 from gpt2spec.training.trainer import Trainer
@@ -100,6 +103,7 @@ def train(
     tokenizer = decoding_tokenizer(dataset, encoding)
     if initial is not None and initial.tokenizer not in (None, dataset.tokenizer_id):
         raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
+    questions = read_tasks(settings, config, dataset, tokenizer)
     if not resume:  # the state first: there may be no memory for it
         state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
     before = opened(out, settings, dataset, backend, tokenizer, new=not resume)
@@ -110,18 +114,20 @@ def train(
             raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
         profiled = ProfiledUpdates(backend, out, step, profile if first else None)
         history = History(settings, lines_until(out, step))
+        tasks = RunTasks(questions, settings.task_every, (line for line in read_scores(out) if line["step"] <= step))
         backend.any_rank(False)  # all have read what is there
         log = MetricsLog(out, step) if first else NoLog()
         board = TensorBoardLog(out, step) if settings.tensorboard and first else None
         if first:
             discard_after(out, step)
+            keep_scores(out, step)
         if first and settings != before:
             write_toml(out / CONFIG, settings)
         progress = Progress(step, settings.steps, quiet)
         if resume and step == 0:
             progress.message(f"{out} has no checkpoint yet: beginning again from step 0")
         run = (settings, out, backend, config, dataset, state, step, progress, log)
-        trainer = Trainer(*run, history, board, profiled, saved=step, tokenizer=tokenizer)
+        trainer = Trainer(*run, history, tasks, board, profiled, saved=step, tokenizer=tokenizer)
         try:
             finished = trainer.run()
         finally:

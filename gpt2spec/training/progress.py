@@ -37,6 +37,14 @@ class Progress:
         elif not self.quiet:
             self._print(text)
 
+    def note(self, text: str) -> None:
+        """Show what will soon be out of date: in the bar, or as a line now and then."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        elif not self.quiet and time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + 10.0
+            self._print(text)
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:

@@ -4,6 +4,7 @@ config.toml      the run's settings, complete
 data.json        what it was trained on: name, fingerprint, tokens, unigram entropy
 metrics.jsonl    one object a step: step, loss, lr, grad_norm, tokens_per_second; where measured, val_loss, peak_memory
                  (bytes) and mfu; "skipped" for an update that was not made, where a figure may be null
+tasks.jsonl      step and scores of a task, as in the JSON of `gpt2spec eval`, if there were any
 samples.jsonl    step, prompt and text of the samples during training, if there were any
 tensorboard/     the metrics again, if that was asked for
 profile/         the trace of some updates, likewise
@@ -22,6 +23,7 @@ from gpt2spec.files import atomic_write, make_folder, remove_leftovers, storage_
 from gpt2spec.training.settings import RunSettings, read_toml, settings_from, write_toml
 
 CONFIG, DATA, METRICS, SAMPLES = "config.toml", "data.json", "metrics.jsonl", "samples.jsonl"
+TASKS = "tasks.jsonl"
 
 
 def create_run(path: Path, settings: RunSettings, data: dict[str, Any]) -> None:
@@ -75,19 +77,42 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics; a last line that was cut off by a crash is left out."""
+    return _records(path / METRICS, "step", "loss")
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's scores in tasks, likewise; none where there is no file of them."""
+    return _records(path / TASKS, "step", "task") if (path / TASKS).exists() else []
+
+
+def keep_scores(path: Path, step: int) -> None:
+    """Leave out the scores after `step`, whose steps will be done again, and what a crash left of a line."""
+    if (path / TASKS).exists():
+        kept = [record for record in read_scores(path) if record["step"] <= step]
+        with atomic_write(path / TASKS) as file:
+            file.writelines(_line(each) for each in kept)
+
+
+def add_scores(path: Path, record: dict[str, Any]) -> None:
+    """Append one task's scores."""
+    with storage_errors(path / TASKS), (path / TASKS).open("ab") as file:
+        file.write(_line(record))
+
+
+def _records(path: Path, *names: str) -> list[dict[str, Any]]:
     try:
-        lines = (path / METRICS).read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
-        raise CheckpointError(f"{path / METRICS} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     try:
         records = [json.loads(line) for line in lines]
     except ValueError as error:
-        raise CheckpointError(f"{path / METRICS} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict) or not {"step", "loss"} <= record.keys():
-            raise CheckpointError(f"{path / METRICS} is damaged: line {number} has no step or loss")
+        if not isinstance(record, dict) or not set(names) <= record.keys():
+            raise CheckpointError(f"{path} is damaged: line {number} has no {' or '.join(names)}")
     return records
 
 

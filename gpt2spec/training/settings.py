@@ -61,6 +61,9 @@ class RunSettings:
         on_spike: "stop" at a spike or a loss that is no number, or "skip" the update.
         sample_tokens: length of a sample; 0 is none.
         sample_every: updates between samples; 0 is one at the end.
+        tasks: data of each task that the model is scored in, by the names and in the forms of `gpt2spec eval`.
+        task_every: updates between such scores; 0 is at the end.
+        task_limit: only so many examples of each task, the first ones; None is all.
         tensorboard: write TensorBoard's event files beside the metrics.
         device_flops: the most floating-point operations a second that the device can do, for `mfu` in the metrics.
     """
@@ -94,8 +97,11 @@ class RunSettings:
     on_spike: str = "stop"
     sample_tokens: int = 96
     sample_every: int = 0
+    task_every: int = 0
+    task_limit: int | None = None
     tensorboard: bool = False
     device_flops: float | None = None
+    tasks: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     backend_options: dict[str, Any] = field(default_factory=dict)
@@ -105,18 +111,20 @@ class RunSettings:
         for name in ("steps", "batch_size", "eval_every", "eval_windows", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("seed", "sample_tokens", "sample_every", "keep_every", "patience", "spike"):
+        for name in ("seed", "sample_tokens", "sample_every", "task_every", "keep_every", "patience", "spike"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is at least 0, not {getattr(self, name)}")
         if self.on_spike not in ("stop", "skip"):
             raise ConfigError(f"on_spike is 'stop' or 'skip', not {self.on_spike!r}")
         if self.device_flops is not None and not self.device_flops > 0.0:
             raise ConfigError(f"device_flops is above 0, not {self.device_flops}")
-        for name in ("accumulate", "tokens_per_step"):
+        for name in ("accumulate", "tokens_per_step", "task_limit"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}")
         if self.accumulate is not None and self.tokens_per_step is not None:
             raise ConfigError("accumulate follows from tokens_per_step and batch_size: give one of the two")
+        if not self.tasks and (self.task_every or self.task_limit):
+            raise ConfigError("task_every and task_limit are of tasks: name one with --task TASK=PATH")
         if self.keep < 2:
             raise ConfigError(f"keep is at least 2, so that there is one left if the last is damaged, not {self.keep}")
 
@@ -271,3 +279,6 @@ def _check_types(settings: RunSettings) -> None:
             raise ConfigError(f"{each.name} is {_IN_WORDS[str(each.type).removesuffix(' | None')]}, not {value!r}")
     if isinstance(settings.data, list) and not (settings.data and all(isinstance(each, str) for each in settings.data)):
         raise ConfigError(f"data is a text or a list of texts, not {settings.data!r}")
+    for name, path in settings.tasks.items():
+        if not isinstance(path, str) or not path:
+            raise ConfigError(f"tasks.{name} is the path of its data, not {path!r}")

@@ -1,5 +1,6 @@
 """The metrics of a run as TensorBoard's event files. Needs the `tensorboard` extra."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ class TensorBoardLog:
         """Add the numbers of one step."""
         for name, value in record.items():
             if name != "step" and value is not None:
-                self._writer.add_scalar(name, float(value), record["step"])
+                tag = re.sub(r"[^\w./-]+", "_", name)  # names of scores have spaces, which tags may not
+                self._writer.add_scalar(tag, float(value), record["step"])
 
     def close(self) -> None:
         """Write what is held back."""

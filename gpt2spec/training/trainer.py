@@ -20,6 +20,9 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import GPT2SpecError, StorageError
 from gpt2spec.files import storage_errors
+from gpt2spec.placement import OnDevice
+from gpt2spec.tasks.evaluate import Model, Questions, Result
+from gpt2spec.tasks.report import figure, finite, result_json
 from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.training.background import Background
 from gpt2spec.training.evaluation import sample, validation_loss
@@ -29,8 +32,9 @@ from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import how_to_resume
 from gpt2spec.training.retention import make_room
-from gpt2spec.training.run_directory import SAMPLES, MetricsLog, NoLog
+from gpt2spec.training.run_directory import SAMPLES, MetricsLog, NoLog, add_scores
 from gpt2spec.training.settings import RunSettings
+from gpt2spec.training.tasks import Interrupted, RunTasks
 from gpt2spec.training.tensorboard import TensorBoardLog
 from gpt2spec.training.updates import Updates
 from gpt2spec.training.usage import model_flops_utilization, peak_memory
@@ -57,6 +61,7 @@ class Trainer:
     progress: Progress
     log: MetricsLog | NoLog
     history: History
+    tasks: RunTasks
     board: TensorBoardLog | None
     profiled: ProfiledUpdates
     saved: int
@@ -65,6 +70,7 @@ class Trainer:
     stopped_early: bool = False
     pending: list[dict[str, Any]] = field(default_factory=list)
     shown: float = 0.0
+    interrupted: list[int] = field(default_factory=list)
     background: Background = field(default_factory=Background)
 
     def run(self) -> bool:
@@ -73,10 +79,11 @@ class Trainer:
         accept = self.accepted if settings.on_spike == "skip" else None
         updates = Updates(settings, self.backend, self.config, self.dataset.train, accept)
         self.stopped_early = self.history.exhausted()
-        with interruptions(self.progress.message) as interrupted, self._finishing():
+        with interruptions(self.progress.message) as self.interrupted, self._finishing():
+            self.score()  # of a step at which that was interrupted, or asked for only now
             self.shown = time.perf_counter()
             while self.step < settings.steps and not self.stopped_early:
-                if self.backend.any_rank(bool(interrupted)):
+                if self.stopping():
                     break
                 self.step += 1
                 self.profiled.before(self.step)
@@ -88,7 +95,16 @@ class Trainer:
             if self.step > self.saved:  # interrupted, or early
                 self.show(validate=False)
                 self.save()
-        return self.step == settings.steps or self.stopped_early
+        return self.last and not self.due()
+
+    @property
+    def last(self) -> bool:
+        """Whether no more steps are wanted."""
+        return self.step == self.settings.steps or self.stopped_early
+
+    def stopping(self) -> bool:
+        """Whether any process was interrupted; all of them ask."""
+        return self.backend.any_rank(bool(self.interrupted))
 
     def accepted(self, loss: float, grad_norm: float) -> bool:
         """Whether to make an update: not at a spike."""
@@ -105,19 +121,21 @@ class Trainer:
         return name is None
 
     def between_steps(self) -> None:
-        """Show, validate, save and sample where it is time to."""
+        """Show, validate, save, sample and ask tasks where it is time to."""
         settings = self.settings
         last = self.step == settings.steps
         validate = last or self.step % settings.eval_every == 0
         save = last or self.step % settings.checkpoint_every == 0
         sampled = settings.sample_every > 0 and self.step % settings.sample_every == 0
-        if validate or save or sampled or time.perf_counter() - self.shown >= SHOW_EVERY:
+        scored = bool(self.due())
+        if validate or save or sampled or scored or time.perf_counter() - self.shown >= SHOW_EVERY:
             self.show(validate)
         if save or (validate and settings.keep_best and self.history.best() == self.step):
             self.save()
         if sampled:
             self.write_sample()
-        if validate or save or sampled:
+        self.score()  # after the save: it may take long
+        if validate or save or sampled or scored:
             self.shown = time.perf_counter()  # none of them counts as training time
 
     def show(self, validate: bool) -> None:
@@ -186,6 +204,36 @@ class Trainer:
         self.progress.message(f"step {self.step:>6}  sample: {text!r}")
         with self._telling_what_is_saved(), storage_errors(self.out / SAMPLES), (self.out / SAMPLES).open("a") as file:
             file.write(json.dumps({"step": self.step, "prompt": prompt, "text": text}) + "\n")
+
+    def due(self) -> list[Questions]:
+        """The tasks that are to be asked at this step."""
+        return self.tasks.due(self.step, self.last)
+
+    def score(self) -> None:
+        """Ask the tasks that are due, and add the model's scores to the run's; an interruption ends it soon."""
+        due = self.due()
+        if not due:
+            return
+        params = OnDevice(self.backend.whole_params(self.state["params"]))
+        model = Model(self.backend, self.config, params, due[0].reader.tokenizer, self.settings.batch_size)
+        try:
+            for result in self.tasks.results(model, self.step, due, self.progress, self.stopping):
+                self._write_scores(result)
+        except Interrupted:
+            self.progress.message(f"step {self.step:>6}  tasks: interrupted; a resumed run asks again")
+
+    def _write_scores(self, result: Result) -> None:
+        if self.backend.rank > 0:
+            return
+        for score in result.scores:
+            self.progress.message(
+                f"step {self.step:>6}  {result.task}: {score.name} {figure(score)}  [{score.protocol}]"
+            )
+        with self._telling_what_is_saved():
+            add_scores(self.out, {"step": self.step, "limit": self.settings.task_limit, **result_json(result)})
+        if self.board is not None:
+            values = finite({f"{result.task}/{score.name}": score.value for score in result.scores})
+            self.board.write({"step": self.step, **values})
 
     def _at_rest(self, speed: float, validate: bool) -> dict[str, Any]:
         """What is measured only when the device has been waited for."""
