@@ -109,15 +109,15 @@ def transformer(
     A `key` turns dropout on: part 0 of it is the embedding's, part i + 1 that of layer i.
     """
 
-    def layer(x: Tensor, i: int | Tensor, p: Tree, c: Tree | None = None) -> tuple[Tensor, Tree, Tree]:
+    def layer(x: Tensor, i: int | Tensor, p: Tree, c: Tree | None = None, **alike: Any) -> tuple[Tensor, Tree, Tree]:
         layer_key = None if key is None else ops.fold_in(key, i + 1)
-        x, c, tapped = block(ops, config, p, x, key=layer_key, cache=c, start=start, length=length)
+        x, c, tapped = block(ops, p=p, x=x, key=layer_key, cache=c, **alike)
         return x, c, (tapped if taps else {})
 
     x = embed(ops, params, tokens, start)
     x = ops.dropout(x, config.dropout, None if key is None else ops.fold_in(key, 0))
     per_layer = (params["blocks"],) if cache is None else (params["blocks"], cache)
-    x, cache, tapped = ops.scan_blocks(layer, x, *per_layer)
+    x, cache, tapped = ops.scan_blocks(layer, x, *per_layer, config=config, start=start, length=length)
     return layer_norm(ops, config, params["ln_f"], x), cache, tapped
 
 

@@ -255,16 +255,19 @@ class TensorOps(ABC):
         """The exact inverse of `stack_layers`."""
         return list(stacked)
 
-    def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
-        """Run `x, *outs = block(x, i, *trees of layer i)` for each layer in turn.
+    def scan_blocks(
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+    ) -> tuple[Any, ...]:
+        """Run `x, *outs = block(x, i, *trees of layer i, **alike)` for each layer in turn.
 
         Returns the last x, and each out of the block stacked over the layers. What comes in as lists of layers, as
-        in decoding, goes out as lists: tensors of their own that can be updated in place.
+        in decoding, goes out as lists: tensors of their own that can be updated in place. `alike` is what all blocks
+        are given: the `config`, and in decoding `start` [B] and `length`.
         """
         as_lists = all(isinstance(trees, list) for trees in stacked)
         outs = []
         for i, trees in enumerate(zip(*(stacked if as_lists else map(self.unstack_layers, stacked)), strict=True)):
-            x, *out = block(x, i, *trees)
+            x, *out = block(x, i, *trees, **alike)
             outs.append(out)
         columns = [list(column) for column in zip(*outs, strict=True)]
         return x, *(columns if as_lists else map(self.stack_layers, columns))

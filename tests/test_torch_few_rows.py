@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 
-from gpt2spec_torch import row_kernel as module  # noqa: E402
+from gpt2spec_torch import ahead_of_time as module  # noqa: E402
 from gpt2spec_torch.backend import create  # noqa: E402
-from gpt2spec_torch.few_rows import FewRowsWeight  # noqa: E402
+from gpt2spec_torch.few_rows import FewRowsWeight, in_large_pages  # noqa: E402
 from gpt2spec_torch.row_kernel import row_kernel  # noqa: E402
 
 from gpt2spec.backend import BackendError  # noqa: E402
@@ -153,25 +153,35 @@ def test_an_output_that_is_all_zero_stays_so() -> None:
     torch.testing.assert_close(found[0, 0], torch.tensor([0.0, 8.0, 0.0, 0.0]))
 
 
-def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def recipe() -> Any:
+    """What a program is made of; here nobody does."""
+    raise AssertionError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where programs are kept, by a process that has not loaded any."""
+    monkeypatch.setattr(module, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(module, "_programs", {})
+    return tmp_path
+
+
+def test_a_program_is_compiled_once_and_kept(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Compiled for nobody: from then on it comes from the folder, also in another process."""
     made = []
 
-    def compile(path: Path, *dtypes) -> None:
-        made.append(path)
+    def compile(path: Path, recipe) -> None:
+        made.append(path.name)
         path.write_bytes(b"not a program")
 
-    monkeypatch.setattr(module, "_folder", lambda: tmp_path)
     monkeypatch.setattr(module, "_compile", compile)
     monkeypatch.setattr(module, "_load", lambda path: path.read_bytes())
-    row_kernel.cache_clear()
-    try:
-        assert row_kernel(torch.float32, torch.float32) == b"not a program"
-        row_kernel.cache_clear()
-        assert row_kernel(torch.float32, torch.float32) == b"not a program"
-        assert [path.name for path in made] == ["row-float32-float32.pt2"]
-    finally:
-        row_kernel.cache_clear()
+    for name in ("one", "one", "another"):
+        assert module.program(name, recipe) == b"not a program"
+    assert capsys.readouterr().err.count("compiling") == 2
+    monkeypatch.setattr(module, "_programs", {})
+    assert module.program("one", recipe) == b"not a program"
+    assert made == ["one.pt2", "another.pt2"]
 
 
 def test_a_program_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,12 +196,15 @@ def test_a_program_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         Path(package_path).write_bytes(b"whole")
         return package_path
 
+    def recipe() -> Any:
+        return torch.nn.Identity(), (torch.zeros(2),), (None,)
+
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        module._compile(path, torch.float32, torch.float32)
+        module._compile(path, recipe)
     assert list(path.parent.iterdir()) == []
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", complete)
-    module._compile(path, torch.float32, torch.float32)
+    module._compile(path, recipe)
     assert {found.name: found.read_bytes() for found in path.parent.iterdir()} == {"row.pt2": b"whole"}
 
 
@@ -207,36 +220,35 @@ def test_programs_of_another_pytorch_or_processor_are_not_used(monkeypatch: pyte
     assert module._folder() in folders
 
 
-def test_without_a_compiler_decoding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_without_a_compiler_decoding_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     def compile(*args) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(module, "_folder", lambda: tmp_path)
     monkeypatch.setattr(module, "_compile", compile)
-    row_kernel.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING):
-            assert row_kernel(torch.float32, torch.float32) is None
-        assert "without a compiled kernel: no compiler" in caplog.text
-    finally:
-        row_kernel.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert row_kernel(torch.float32, torch.float32) is None
+    assert "without a compiled program: no compiler" in caplog.text
 
 
-def test_a_damaged_program_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_folder", lambda: tmp_path)
-    monkeypatch.setattr(module, "_compile", lambda path, *dtypes: path.write_bytes(b"fresh"))
+def test_a_damaged_program_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_compile", lambda path, recipe: path.write_bytes(b"fresh"))
     real = module._load
 
     def load(path: Path):
-        return "kernel" if path.read_bytes() == b"fresh" else real(path)
+        return "program" if path.read_bytes() == b"fresh" else real(path)
 
-    (tmp_path / "row-float32-float32.pt2").write_bytes(b"damaged")
+    (folder / "one.pt2").write_bytes(b"damaged")
     monkeypatch.setattr(module, "_load", load)
-    row_kernel.cache_clear()
-    try:
-        assert row_kernel(torch.float32, torch.float32) == "kernel"
-    finally:
-        row_kernel.cache_clear()
+    assert module.program("one", recipe) == "program"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (17, 5), (2, 0)], ids=str)
+def test_a_copy_in_large_pages_is_aligned_and_the_same(generator, dtype, shape: tuple[int, ...]) -> None:
+    x = torch.randint(-9, 9, shape, generator=generator).to(dtype)
+    copy = in_large_pages(x)
+    assert torch.equal(copy, x) and copy.dtype == dtype and copy.shape == shape
+    assert copy.numel() == 0 or (copy.data_ptr() % 64 == 0 and copy.data_ptr() != x.data_ptr())
 
 
 @pytest.mark.parametrize(

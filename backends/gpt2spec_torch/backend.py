@@ -26,6 +26,7 @@ from gpt2spec_torch import processes
 from gpt2spec_torch.few_rows import FewRowsWeight
 from gpt2spec_torch.graphs import RecordedStep, cuda_graph
 from gpt2spec_torch.ops import TorchOps
+from gpt2spec_torch.row_block import RowBlockWeights, worth_a_program
 from gpt2spec_torch.row_kernel import row_kernel
 
 Compile = Literal["blocks", "step", "off"]
@@ -131,7 +132,10 @@ class TorchBackend(Backend):
                 return FewRowsWeight(x.T, kernel, self.int8, table=x)
             return FewRowsWeight(x, kernel, self.int8) if path[0] == "blocks" and x.ndim == 2 else x
 
-        return tree_unflatten(params, [laid_out(path, x) for path, x in named_leaves(params)])
+        params = tree_unflatten(params, [laid_out(path, x) for path, x in named_leaves(params)])
+        if kernel is not None and worth_a_program(params["blocks"][0]):
+            params["blocks"] = [RowBlockWeights(tree) for tree in params["blocks"]]
+        return params
 
     def dropout_key(self, seed: int, step: int) -> Key:
         """A generator seeded from both numbers. It advances: a key serves one step."""

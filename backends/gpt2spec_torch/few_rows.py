@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2spec_torch.row_kernel import Kernel
+from gpt2spec_torch.ahead_of_time import Program
 
 
 class FewRowsWeight:
@@ -16,21 +17,23 @@ class FewRowsWeight:
     in an order of its own; that is made when they are first asked for. Many rows, the pass over a prompt, take either.
 
     Attributes:
-        table: the tensor [out, in] that the weight was given as, or None: what an embedding is read from.
+        table: what an embedding is read from, [out, in], not rounded; or None.
         shape: [in, out].
+        rows: the numbers that are multiplied, [out, in].
+        scale: what each output is multiplied by after that, float32 [out].
     """
 
-    def __init__(self, weight: Tensor, kernel: Kernel | None, int8: bool, table: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, kernel: Program | None, int8: bool, table: Tensor | None = None) -> None:
         """`weight` is [in, out]. With `int8` it is rounded to 255 steps, whose size is each output's own."""
-        self.table = table
         self.shape = weight.shape
         self._kernel = kernel
         rows = weight.T.contiguous()  # [out, in]
-        self._scale = torch.ones(rows.shape[0])
+        self.scale = torch.ones(rows.shape[0])
         if int8:
-            self._scale = rows.abs().amax(1).float().clamp_min(1e-12) / 127.0
-            rows = (rows.float() / self._scale[:, None]).round().to(torch.int8)
-        self._rows = rows
+            self.scale = rows.abs().amax(1).float().clamp_min(1e-12) / 127.0
+            rows = (rows.float() / self.scale[:, None]).round().to(torch.int8)
+        self.rows = in_large_pages(rows)
+        self.table = table if table is None or int8 else self.rows
         self._zero, self._one = torch.zeros(rows.shape[0]), torch.ones(rows.shape[0], dtype=torch.bfloat16)
         self._packed: Tensor | None = None
 
@@ -39,14 +42,14 @@ class FewRowsWeight:
         few = x.ndim == 2 or x.shape[1] == 1  # one position of each row
         flat = x.reshape(-1, x.shape[-1])
         if self._kernel is not None and flat.shape[0] == 1:
-            y = self._kernel(flat, self._rows, self._scale, self._zero if bias is None else bias.float())
-        elif self._rows.dtype == torch.int8:
+            y = self._kernel(flat, self.rows, self.scale, self._zero if bias is None else bias.float())
+        elif self.rows.dtype == torch.int8:
             y = self._int8(flat, few, bias)
         else:
             if few and self._packed is None:
-                self._packed = torch.ops.mkldnn._reorder_linear_weight(self._rows, flat.shape[0])
+                self._packed = torch.ops.mkldnn._reorder_linear_weight(self.rows, flat.shape[0])
             if self._packed is None:
-                y = F.linear(flat, self._rows, bias)
+                y = F.linear(flat, self.rows, bias)
             else:
                 y = torch.ops.mkldnn._linear_pointwise(flat, self._packed, bias, "none", [], "")
         return y.reshape(*x.shape[:-1], self.shape[1])
@@ -57,7 +60,14 @@ class FewRowsWeight:
         PyTorch 2.13's kernel for those reads beyond its operands where their width is no multiple of 16.
         """
         if few and self.shape[0] % 16 == 0:
-            y = torch._weight_int8pack_mm(x.bfloat16(), self._rows, self._one).float()
+            y = torch._weight_int8pack_mm(x.bfloat16(), self.rows, self._one).float()
         else:
-            y = F.linear(x.float(), self._rows.float())
-        return torch.addcmul(self._zero if bias is None else bias.float(), y, self._scale)
+            y = F.linear(x.float(), self.rows.float())
+        return torch.addcmul(self._zero if bias is None else bias.float(), y, self.scale)
+
+
+def in_large_pages(x: Tensor) -> Tensor:
+    """A copy in memory for which NumPy asks Linux for huge pages: such weights are read 5 to 10 % faster."""
+    memory = np.empty(x.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return torch.from_numpy(memory[start : start + x.nbytes]).view(x.dtype).reshape(x.shape).copy_(x)

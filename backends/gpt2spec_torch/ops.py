@@ -11,6 +11,7 @@ from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec_torch.adamw import fused_adamw
 from gpt2spec_torch.few_rows import FewRowsWeight
 from gpt2spec_torch.head import head_cross_entropy
+from gpt2spec_torch.row_block import RowBlockWeights, row_attention, row_block
 
 
 class TorchOps(TensorOps):
@@ -163,6 +164,8 @@ class TorchOps(TensorOps):
             return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
         if start is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if q.shape[2] == 1 and torch.compiler.is_exporting():
+            return self.astype(row_attention(q, k, v, start), self.dtype)
         if q.shape[2] == 1 and self._at_hand(start):
             return self._one_query(q, k, v, start)
         position = start.reshape(-1, 1, 1, 1) + self.arange(q.shape[2]).reshape(1, 1, -1, 1)  # [B, 1, T, 1]
@@ -181,14 +184,23 @@ class TorchOps(TensorOps):
         q, k, v = (self.astype(x, self.reduce_dtype) for x in (q, k, v))
         return self.astype(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), self.dtype)
 
-    def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
+    def scan_blocks(
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+    ) -> tuple[Any, ...]:
         """The loop; one program serves every layer where blocks are compiled by themselves.
 
-        But not in decoding, where a block waits for its weights, and compiled or not takes as long.
+        In decoding, one row has a program too, made ahead of time: see `row_block`. With more rows a block waits for
+        its products, and compiled or not takes as long.
         """
-        if not self.compile_blocks or len(stacked) > 1:
-            return super().scan_blocks(block, x, *stacked)
-        return super().scan_blocks(lambda x, i, *trees: compiled_block(block, x, *trees), x, *stacked)
+        if self.compile_blocks and len(stacked) == 1:
+            return super().scan_blocks(
+                lambda x, i, *trees, **alike: compiled_block(block, x, *trees, **alike), x, *stacked, **alike
+            )
+        if self.compile_blocks and x.shape[0] == 1 and isinstance(stacked[0][0], RowBlockWeights):
+            program = row_block(block, stacked[0][0], stacked[1][0], alike["config"])  # made while a prompt is read
+            if x.shape[1] == 1 and alike["start"] is not None:
+                block = program or block
+        return super().scan_blocks(block, x, *stacked, **alike)
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
         """By indexing, and into the cache itself where its old content is not needed any more."""
@@ -286,6 +298,6 @@ def _common(start: Tensor) -> int | None:
 
 
 @torch.compile(fullgraph=True, dynamic=False)
-def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any) -> tuple[Any, ...]:
+def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **alike: Any) -> tuple[Any, ...]:
     """`block` at one layer. Only `fold_in` could ask which, and a generator does not."""
-    return block(x, 0, *trees)
+    return block(x, 0, *trees, **alike)

@@ -148,16 +148,20 @@ class ShardedOps(TorchOps):
         rest = super().compute_params({name: node for name, node in params.items() if name != "blocks"})
         return {**rest, "blocks": params["blocks"]}
 
-    def scan_blocks(self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any) -> tuple[Any, ...]:
+    def scan_blocks(
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+    ) -> tuple[Any, ...]:
         """Each block within its module's forward pass."""
         if not isinstance(stacked[0][0], Layer):
-            return super().scan_blocks(block, x, *stacked)
+            return super().scan_blocks(block, x, *stacked, **alike)
         outs = []
         for i, layer in enumerate(stacked[0]):
 
             def compute(x: Tensor, tree: Any, i: int = i) -> tuple[Any, ...]:
                 tree = TorchOps.compute_params(self, tree)
-                return compiled_block(block, x, tree) if self.compile_blocks else block(x, i, tree)
+                if self.compile_blocks:
+                    return compiled_block(block, x, tree, **alike)
+                return block(x, i, tree, **alike)
 
             x, *out = layer(compute, x)
             outs.append(out)
