@@ -53,7 +53,15 @@ class TinygradBackend(Backend):
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
         """One TinyJit per shape, which assigns the new state to the buffers of the old one."""
-        return compiled(function, updates=True) if self.compile else function
+
+        def update(*args: Any) -> tuple[Any, Any]:
+            self.ops.in_place = True
+            try:
+                return function(*args)
+            finally:
+                self.ops.in_place = False
+
+        return compiled(update, updates=True) if self.compile else function
 
     def dropout_key(self, seed: int, step: int) -> Key:
         """Two words for Threefry: a hash of both numbers."""

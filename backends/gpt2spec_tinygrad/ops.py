@@ -1,7 +1,8 @@
 """The operations in tinygrad. It fuses by itself, so the composites keep their definitions.
 
 `contiguous` marks what is computed once and kept in memory; without it tinygrad would compute a value again
-inside every loop that reads it.
+inside every loop that reads it. It is not for parts of an argument: what lies in one piece would stay a view of the
+argument's buffer, and tinygrad 0.14 does not know that such a view is read before the buffer is written.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,14 @@ class TinygradOps(TensorOps):
 
     Attributes:
         device: where tensors are made, in tinygrad's words.
+        in_place: `adamw_update` may assign to the old state: set while a program of `jit_update` is captured, in which
+            tinygrad sees all that reads the old values, and lets it go first.
     """
 
     def __init__(self, dtype: str, device: str) -> None:
         super().__init__(dtype)
         self.device = device
+        self.in_place = False
 
     def asarray(self, values: Any, dtype: str) -> Tensor:
         """A buffer of its own: tinygrad would take a single number for a constant of the program."""
@@ -127,3 +131,45 @@ class TinygradOps(TensorOps):
 
     def softmax(self, x: Tensor) -> Tensor:  # noqa: D102
         return super().softmax(x).contiguous()
+
+    # ------------------------------------------------------------------ optimizer
+
+    def adamw_update(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        m: list[Tensor],
+        v: list[Tensor],
+        decay: list[float],
+        **scalars: Any,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """In place where that is allowed: the definition would hold the whole new state beside the old one."""
+        if not self.in_place:
+            return super().adamw_update(params, grads, m, v, decay, **scalars)
+        for tensors in zip(params, grads, m, v, decay, strict=True):
+            _assign_update(*tensors, **scalars)
+        return params, m, v
+
+
+def _assign_update(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    decay: float,
+    *,
+    scale: Tensor,
+    lr: Tensor,
+    update: Tensor,
+    correction1: Tensor,
+    correction2: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
+    """The formula of `TensorOps.adamw_update`. The moments come first, so that the gradient's memory is free again."""
+    g = scale * g
+    m.assign(beta1 * m + (1.0 - beta1) * g)
+    v.assign(beta2 * v + (1.0 - beta2) * (g * g))
+    direction = (m / correction1) / ((v / correction2).sqrt() + epsilon)
+    p.assign(p - lr * (direction + decay * p))

@@ -9,6 +9,7 @@ from typing import Any
 
 from tinygrad.engine.jit import TinyJit
 from tinygrad.tensor import Tensor
+from tinygrad.uop import Ops
 
 TENSOR = object()
 """Stands in a tree for a tensor."""
@@ -50,16 +51,21 @@ class Program:
     def trace(self, *tensors: Tensor) -> list[Tensor]:
         """The function on its trees; the new state and the results are computed together."""
         args = join(self.frame, list(tensors))
-        buffers = {x.uop.base for x in tensors}
+        buffers = {buffer_of(x) for x in tensors}
         results = self.function(*args)
         state, new = [], []
         if self.updates:
             updated, results = results
             state, new = split(args[0])[0], split(updated)[0]
         leaves, self.result_frame = split(results)
-        # What is handed through must be copied: the buffer is another one, or holds something else, next time.
-        outputs, new = ([x.clone() if x.uop.base in buffers else x.contiguous() for x in xs] for xs in (leaves, new))
-        Tensor.realize(*outputs, *(old.assign(x) for old, x in zip(state, new, strict=True)))
+
+        def settled(x: Tensor) -> Tensor:
+            """What is handed through is copied: the buffer is another one, or holds something else, next time."""
+            return x.clone() if buffer_of(x) in buffers else x.contiguous()
+
+        outputs = [settled(x) for x in leaves]
+        pairs = [(old, x if x is old else settled(x)) for old, x in zip(state, new, strict=True)]
+        Tensor.realize(*outputs, *(old.assign(x) for old, x in pairs))
         return outputs
 
 
@@ -93,6 +99,14 @@ def join(frame: Any, tensors: list[Tensor]) -> Any:
         return next(remaining) if node is TENSOR else node
 
     return visit(frame)
+
+
+def buffer_of(x: Tensor) -> Any:
+    """The buffer that `x` is or is a part of, also once something was assigned to it; or what computes `x`."""
+    node = x.uop.base
+    while node.op is Ops.AFTER:
+        node = node.src[0].base
+    return node
 
 
 def distinct(tensors: list[Tensor]) -> list[Tensor]:

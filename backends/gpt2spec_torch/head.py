@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt2spec_torch.compilation import compiled
+
 CHUNK = 256 * 2**20
 """Bytes of logits in memory at a time, in the compute dtype."""
 CUDA_ALIGNMENT = 64
@@ -41,7 +43,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), dtype=reduce_dtype, device=x.device)
         dx, dwte = [], None
-        loss_and_gradient = _compiled_loss_and_gradient if compile else _loss_and_gradient
+        loss_and_gradient = compiled(_loss_and_gradient) if compile else _loss_and_gradient
         for rows in _chunks(x, wte):
             loss, dlogits = loss_and_gradient((x[rows] @ wte.T)[:, :n_vocab], targets[rows], reduce_dtype)
             total = total + loss
@@ -81,9 +83,6 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> t
         ones = torch.ones_like(targets[:, None], dtype=dtype)
         gradient = log_probabilities.exp_().scatter_add_(1, targets[:, None], -ones)
     return loss, gradient.to(logits.dtype)
-
-
-_compiled_loss_and_gradient = torch.compile(_loss_and_gradient, fullgraph=True, dynamic=False)
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

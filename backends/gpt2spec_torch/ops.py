@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec_torch.adamw import fused_adamw
+from gpt2spec_torch.compilation import compiled
 from gpt2spec_torch.few_rows import FewRowsWeight
 from gpt2spec_torch.head import head_cross_entropy
 from gpt2spec_torch.row_block import RowBlockWeights, row_attention, row_block
@@ -297,7 +298,11 @@ def _common(start: Tensor) -> int | None:
     return first if all(other == first for other in others) else None
 
 
-@torch.compile(fullgraph=True, dynamic=False)
 def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **alike: Any) -> tuple[Any, ...]:
-    """`block` at one layer. Only `fold_in` could ask which, and a generator does not."""
+    """`block` at one layer, compiled."""
+    return compiled(_at_one_layer)(block, x, *trees, **alike)
+
+
+def _at_one_layer(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **alike: Any) -> tuple[Any, ...]:
+    """Only `fold_in` could ask at which one, and a generator does not."""
     return block(x, 0, *trees, **alike)
