@@ -144,6 +144,13 @@ def test_listing_loads_no_framework(arguments: str) -> None:
     assert loaded & ALL_FRAMEWORKS == set()
 
 
+def test_pytorch_that_compiles_nothing_loads_no_inductor() -> None:
+    pytest.importorskip("torch")
+    load = "import sys; from gpt2spec_torch.backend import create; create('cpu', compile=False)"
+    command = [sys.executable, "-c", f"{load}; sys.exit('torch._inductor.async_compile' in sys.modules)"]
+    assert subprocess.run(command, timeout=120).returncode == 0
+
+
 def test_public_names_are_imported_when_asked_for() -> None:
     for name in gpt2spec.__all__:
         assert name in dir(gpt2spec)
