@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2spec.errors import BackendError
+from gpt2spec.errors import BackendError, GPT2SpecError
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec.parameters import split_axis
 from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map, tree_unflatten
@@ -46,6 +46,8 @@ class BackendInfo:
         requires: modules that must be importable.
         extra: the extra of `gpt2spec`, or the pip requirement, that brings them.
         api_version: the version of this contract the plugin was written for.
+        parts: `"package.module:callable"`, called as `callable(folder)`: opens what the backend's `save_parts` wrote,
+            as `{name: StoredTensor}`, for whoever wants the whole. It need not load the framework.
     """
 
     name: str
@@ -54,6 +56,7 @@ class BackendInfo:
     requires: tuple[str, ...] = ()
     extra: str = ""
     api_version: int = API_VERSION
+    parts: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,20 @@ class Capabilities:
     in_place: bool = False
     asynchronous: bool = False
     decoding_weights: str = ""
+
+
+class StoredTensor(NamedTuple):
+    """A tensor that some processes have written in parts.
+
+    Attributes:
+        shape: of the whole.
+        dtype: of the files, such as "float32".
+        read: reads the whole [*shape].
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
 
 
 class Backend(ABC):
@@ -156,6 +173,20 @@ class Backend(ABC):
         """Whether `flag` holds in any process. All of them ask, and so wait for each other."""
         return flag
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A piece of work of all processes, done when it ends; where one fails at it, all do.
+
+        Failures are `GPT2SpecError` and `OSError`; others end their process.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except (GPT2SpecError, OSError) as error:
+            failure = error
+        if self.any_rank(failure is not None):
+            raise failure or BackendError(f"process {self.rank} of {self.ranks} ends with another one: see its message")
+
     def leave(self) -> None:  # noqa: B027 - a process alone has nothing to end
         """End the processes' common work, when all is done."""
 
@@ -195,36 +226,65 @@ class Backend(ABC):
     def load_params(self, host: dict[str, np.ndarray]) -> Tree:
         """Host parameters on the device, as {"wte", "wpe", "ln_f", "blocks"}; also for their moments.
 
-        Names become nested dicts at their dots: `h.0.attn.c_attn.weight` is
-        `blocks[0]["attn"]["c_attn"]["weight"]` before the layers are stacked by `ops.stack_layers`.
+        It is `params_tree` of them, the layers stacked by `ops.stack_layers`.
         """
-        params: dict[str, Any] = {}
-        blocks: dict[int, dict[str, Any]] = {}
-        for name, array in host.items():
-            *parents, leaf = name.split(".")
-            node = params
-            if parents[0] == "h":
-                node = blocks.setdefault(int(parents[1]), {})
-                parents = parents[2:]
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = self.ops.asarray(array, self.param_dtype)
-        params["blocks"] = self.ops.stack_layers([blocks[i] for i in sorted(blocks)])
-        return params
+        params = params_tree({name: self.ops.asarray(array, self.param_dtype) for name, array in host.items()})
+        return {**params, "blocks": self.ops.stack_layers(params["blocks"])}
 
     def dump_params(self, params: Tree) -> dict[str, np.ndarray]:
-        """The exact inverse of `load_params`, in checkpoint order whatever the order of the dicts.
+        """The exact inverse of `load_params`, in checkpoint order."""
+        params = {**params, "blocks": self.ops.unstack_layers(params["blocks"])}
+        return {name: self.to_numpy(leaf) for name, leaf in named_params(params).items()}
 
-        Some frameworks sort their keys.
+    def has_parts(self) -> bool:
+        """Whether it has `save_parts` and `load_parts`; a `BackendError` where only a package for them is missing."""
+        return False
+
+    def save_parts(self, params: Tree, folder: Path) -> None:
+        """Write the parameters, or their moments, that this process holds to `folder`, which all processes see.
+
+        All processes call it together, and where one fails, all do. `load_parts` and `BackendInfo.parts` read the
+        files, under the names that parameters have on the host. What goes wrong with a file is an `OSError` or a
+        `BackendError`.
         """
+        raise BackendError(f"backend {self.name!r} does not write parameters in parts")
 
-        def place(name: str) -> list[int]:
-            return [int(part) if part.isdigit() else _CHECKPOINT_ORDER.index(part) for part in name.split(".")]
+    def load_parts(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Tree:
+        """What `save_parts` wrote, in however many processes: each of these reads what it is to hold.
 
-        tree = {name: node for name, node in params.items() if name != "blocks"}
-        tree["h"] = self.ops.unstack_layers(params["blocks"])
-        host = {".".join(path): self.to_numpy(leaf) for path, leaf in named_leaves(tree)}
-        return {name: host[name] for name in sorted(host, key=place)}
+        `shapes` has the names of all parameters and the shapes that they have on the host.
+        """
+        raise BackendError(f"backend {self.name!r} does not read parameters in parts")
+
+
+def params_tree(named: dict[str, Any]) -> dict[str, Any]:
+    """Values by their names on the host as {"wte", "wpe", "ln_f", "blocks"}, `blocks` being a list of layers.
+
+    Names become nested dicts at their dots: `h.0.attn.c_attn.weight` is `blocks[0]["attn"]["c_attn"]["weight"]`.
+    """
+    params: dict[str, Any] = {}
+    blocks: dict[int, dict[str, Any]] = {}
+    for name, value in named.items():
+        *parents, leaf = name.split(".")
+        node = params
+        if parents[0] == "h":
+            node = blocks.setdefault(int(parents[1]), {})
+            parents = parents[2:]
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return {**params, "blocks": [blocks[i] for i in sorted(blocks)]}
+
+
+def named_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `params_tree`, in checkpoint order whatever the order of the dicts: some frameworks sort keys."""
+
+    def place(name: str) -> list[int]:
+        return [int(part) if part.isdigit() else _CHECKPOINT_ORDER.index(part) for part in name.split(".")]
+
+    tree = {"h" if name == "blocks" else name: node for name, node in params.items()}
+    named = {".".join(path): leaf for path, leaf in named_leaves(tree)}
+    return {name: named[name] for name in sorted(named, key=place)}
 
 
 @contextmanager
@@ -257,9 +317,12 @@ __all__ = [
     "BackendError",
     "BackendInfo",
     "Capabilities",
+    "StoredTensor",
     "check_dtype",
     "check_flag",
     "named_leaves",
+    "named_params",
+    "params_tree",
     "split_axis",
     "tree_leaves",
     "tree_map",

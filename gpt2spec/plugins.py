@@ -10,16 +10,17 @@ import inspect
 import operator
 import reprlib
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
 
 from gpt2spec import hookspecs
-from gpt2spec.backend import API_VERSION, Backend, BackendInfo
+from gpt2spec.backend import API_VERSION, Backend, BackendInfo, StoredTensor
 from gpt2spec.errors import BackendError, GPT2SpecError, PluginError, nearest
 
 
@@ -137,7 +138,8 @@ class PluginRegistry:
             how = f": {listing.install}" if listing.install else ""
             raise BackendError(f"backend {name!r} needs {', '.join(listing.missing)}, which is not installed{how}")
         try:
-            factory = _import_factory(listing)
+            assert listing.info is not None, "find() lets only sound backends through"
+            factory = _imported(listing.info.factory)
             _check_options(name, factory, options)
             backend = factory(device=device, dtype=dtype, **options)
             if not isinstance(backend, Backend):
@@ -149,6 +151,13 @@ class PluginRegistry:
             place = "" if isinstance(error, GPT2SpecError) else f" ({frame.filename}:{frame.lineno})"
             raise PluginError(f"backend {name!r} ({listing.plugin}) failed: {_one_line(error)}{place}") from error
         return backend
+
+    def open_parts(self, name: str, folder: Path) -> Mapping[str, StoredTensor]:
+        """The tensors that the backend called `name` wrote to `folder` in parts; see `BackendInfo.parts`."""
+        info = self.find(name).info
+        if info is None or not info.parts:
+            raise BackendError(f"backend {name!r} does not say how to read the parts that it wrote to {folder}")
+        return _imported(info.parts)(folder)
 
 
 default_registry = PluginRegistry()
@@ -169,6 +178,16 @@ def load_backend(name: str, /, device: str | None = None, dtype: str = "float32"
         PluginError: the plugin is broken, or two plugins claim the name.
     """
     return default_registry.load(name, device, dtype, **options)
+
+
+def open_parts(name: str, folder: Path) -> Mapping[str, StoredTensor]:
+    """The tensors that the backend called `name` wrote to `folder` in parts, whole when they are read.
+
+    Raises:
+        BackendError: there is no such backend, or what it reads with is not installed.
+        CheckpointError: the files cannot be read.
+    """
+    return default_registry.open_parts(name, folder)
 
 
 def backend_listings() -> tuple[BackendListing, ...]:
@@ -231,14 +250,16 @@ def _check_info(info: Any) -> BackendInfo:
     if not isinstance(info.requires, tuple) or not all(isinstance(module, str) for module in info.requires):
         raise PluginError(f"requires is a tuple of module names, not {info.requires!r}")
     check_factory(info.factory)
+    if info.parts:
+        check_factory(info.parts, "parts")
     return info
 
 
-def check_factory(factory: Any) -> None:
+def check_factory(factory: Any, field: str = "factory") -> None:
     """Raise `PluginError` unless `factory` is written as a place to import from."""
     module, colon, function = str(factory).partition(":")
     if not colon or not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
-        raise PluginError(f"factory is 'package.module:callable', not {factory!r}")
+        raise PluginError(f"{field} is 'package.module:callable', not {factory!r}")
 
 
 def mark_duplicate(listing: AnyListing, listings: list[AnyListing]) -> AnyListing:
@@ -250,12 +271,11 @@ def mark_duplicate(listing: AnyListing, listings: list[AnyListing]) -> AnyListin
     return replace(listing, plugin=replace(listing.plugin, fault=fault))
 
 
-def _import_factory(listing: BackendListing) -> Callable[..., Any]:
-    """The factory that a name card names. Here the framework is imported."""
-    assert listing.info is not None, "find() lets only sound backends through"
-    module, _, function = listing.info.factory.partition(":")
-    factory: Callable[..., Any] = operator.attrgetter(function)(importlib.import_module(module))
-    return factory
+def _imported(place: str) -> Callable[..., Any]:
+    """What `"package.module:callable"` names. Here frameworks are imported."""
+    module, _, function = place.partition(":")
+    found: Callable[..., Any] = operator.attrgetter(function)(importlib.import_module(module))
+    return found
 
 
 def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:

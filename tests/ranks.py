@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ SERVER.set_forkserver_preload(["torch", "torch.distributed.fsdp", "gpt2spec_torc
 
 
 def run_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
-    """What `function(*args)` returned in each process, or the exception's class and text."""
+    """What `function(*args)` returned in each process, or the exception's class and text; "killed" for one that was."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -23,11 +25,15 @@ def run_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: flo
     ]
     for job in jobs:
         job.start()
-    found = dict(results.get() for _ in jobs)
-    for job in jobs:
-        job.join(timeout)
-        assert job.exitcode == 0
-    return [found[rank] for rank in range(ranks)]
+    found: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    while not results.empty() or any(job.is_alive() for job in jobs):
+        if not results.empty():
+            found |= [results.get()]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert all(job.exitcode in (0, -signal.SIGKILL) for job in jobs)
+    return [found.get(rank, "killed") for rank in range(ranks)]
 
 
 def _rank(

@@ -102,7 +102,7 @@ def test_a_checkpoint_of_a_run_is_chosen_by_its_step(tmp_path: Path, source: Pat
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, source: Path, command: Command) -> None:
     for arguments, message in (
-        (("--to", "hff"), "there is no format 'hff' (did you mean 'hf'?); there are hf, nanogpt, llmc"),
+        (("--to", "hff"), "there is no format 'hff' (did you mean 'hf'?); there are hf, nanogpt, llmc, gpt2spec"),
         (("--to", "hf", "--dtype", "float61"), "no dtype 'float61' to write (did"),
         (("--to", "hf", "--step", 9), "no checkpoint of step 9; it has 1"),
     ):

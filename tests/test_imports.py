@@ -21,7 +21,7 @@ CONFORMANCE = ROOT / "conformance" / "gpt2spec_conformance"
 FRAMEWORKS = {
     "gpt2spec_numpy": {"autograd", "threadpoolctl"},
     "gpt2spec_torch": {"torch"},
-    "gpt2spec_jax": {"jax", "jaxlib"},
+    "gpt2spec_jax": {"jax", "jaxlib", "orbax", "etils"},
     "gpt2spec_tinygrad": {"tinygrad", "ziglang"},
 }
 ALL_FRAMEWORKS = {*set.union(*FRAMEWORKS.values()), "transformers", "tensorflow"}

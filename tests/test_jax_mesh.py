@@ -1,7 +1,9 @@
 """One run on several JAX devices, and in several processes: the curve of one device, and each device's part."""
 
+import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,8 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from gpt2spec_jax.parallel import ParallelJaxBackend
+from mesh_runs import hash_of
 from task_samples import write_sample
 
+from gpt2spec.checkpoints.native import checkpoint_folder, load_model, load_training
+from gpt2spec.checkpoints.parts import load_from_parts, save_in_parts, writes_parts
+from gpt2spec.config import preset
+from gpt2spec.errors import BackendError, CheckpointError
+from gpt2spec.optimizer import initial_state
+from gpt2spec.parameters import initial_parameters
 from gpt2spec.plugins import load_backend
 from gpt2spec.tasks.checkpoint import load_with_tokenizer
 from gpt2spec.tasks.evaluate import Model, evaluate
@@ -57,12 +66,14 @@ def losses(run: Path, steps: int = 30) -> np.ndarray:
     return np.array([[line["loss"], line["grad_norm"]] for line in lines])
 
 
-def start(folder: Path, runs: list[Any], devices: int) -> "subprocess.Popen[str]":
+def start(
+    folder: Path, runs: list[Any], devices: int, variables: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """A process with so many devices that does the runs."""
     path = folder / f"runs-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(runs))
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    environment |= {"JAX_PLATFORMS": "cpu"}
+    environment |= {"JAX_PLATFORMS": "cpu", **(variables or {})}
     line = [sys.executable, str(ROOT / "mesh_runs.py"), str(path)]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -100,26 +111,98 @@ def test_devices_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_path
     np.testing.assert_allclose(losses(tmp_path / "data", 31)[:30], alone, rtol=1e-5)
 
 
+def free_port(first: int = 0, last: int = 0) -> int:
+    """A port of the range that nobody listens at, or any."""
+    for port in range(first, last + 1):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return free.getsockname()[1]
+    raise AssertionError("all ports are taken")
+
+
 def test_processes_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_path: Path) -> None:
-    """Two processes of two devices each, and weights that no process has all of; tasks are scored on the way."""
+    """Two processes of two devices each, and weights that no process has all of: not in a checkpoint either.
+
+    Tasks are scored on the way. Other devices go on from what they wrote: two of two processes, which find each other
+    by the variables that `srun` sets, and a single one.
+    """
+    pytest.importorskip("orbax.checkpoint")
+    run, port = tmp_path / "run", free_port()
     tasks = {name: str(write_sample(name, tmp_path)) for name in ("lambada", "coqa")}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     jobs = []
     for process in range(2):
         options = {"coordinator": f"127.0.0.1:{port}", "processes": 2, "process": process}
-        chosen = settings(corpus, parallel="sharded", backend_options=options, tasks=tasks)
-        jobs.append(start(tmp_path, [[str(tmp_path / "run"), chosen, False]], 2))
-    for job in jobs:
-        assert result(job) == [[[2, D, D]] * 2]
-    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
-    model = Model(load_backend("numpy"), *load_with_tokenizer(tmp_path / "run", 30))
-    for line in read_scores(tmp_path / "run"):
+        chosen = settings(corpus, parallel="sharded", backend_options=options, checkpoint_every=28, tasks=tasks)
+        jobs.append(start(tmp_path, [[str(run), chosen, False]], 2))
+    (shapes, gathered), other = (result(job) for job in jobs)
+    assert shapes == [[2, D, D]] * 2 and other == [shapes, gathered]
+    np.testing.assert_allclose(losses(run), alone, rtol=1e-5)
+    assert not (checkpoint_folder(run, 30) / "model.safetensors").exists()
+    training = load_training(checkpoint_folder(run, 30))
+    saved = (load_model(checkpoint_folder(run, 30))[1], training.m, training.v)
+    assert [hash_of(each) for each in saved] == gathered
+    model = Model(load_backend("numpy"), *load_with_tokenizer(run, 30))
+    for line in read_scores(run):
         expected = evaluate(load_task(line["task"]), line["task"], Path(line["data"]), model).scores
         assert [score["value"] for score in line["scores"]] == pytest.approx(
             [each.value for each in expected], rel=1e-3
         )
+
+    shutil.rmtree(checkpoint_folder(run, 30))
+    shutil.copytree(run, tmp_path / "slurm")
+    port = free_port(61440, 65535)  # JAX derives it from the number of the job, modulo 4096
+    chosen = settings(corpus, parallel="sharded", backend_options={"distributed": True}, eval_windows=8)
+    jobs = []
+    for process in range(2):
+        variables = {"SLURM_JOB_ID": str(port - 61440), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        variables |= {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process), "SLURM_STEP_NUM_NODES": "1"}
+        jobs.append(start(tmp_path, [[str(tmp_path / "slurm"), chosen, True]], 1, variables))
+    assert [result(job)[0] for job in jobs] == [[[2, D, 2 * D]]] * 2
+    train(RunSettings(**settings(corpus)), run, resume=True, quiet=True)
+    for folder in (tmp_path / "slurm", run):
+        np.testing.assert_allclose(losses(folder), alone, rtol=1e-5)
+    assert (checkpoint_folder(run, 30) / "model.safetensors").exists()  # one process has the whole
+
+
+def test_a_damaged_part_and_a_missing_library_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a mesh of one device, which may write parts as well where that is asked for."""
+    import jax
+
+    pytest.importorskip("orbax.checkpoint")
+    backend, config = ParallelJaxBackend(jax.devices("cpu")[:1], "float32", False, True, "sharded", 1), preset("test")
+    params = initial_parameters(config)
+    state = initial_state(backend.ops, backend.load_params(params))
+    assert writes_parts(backend, "parts") and not writes_parts(backend, None)
+    save_in_parts(tmp_path, config, backend, state, {"step": 1}, None)
+    folder = checkpoint_folder(tmp_path, 1)
+    loaded = backend.dump_params(load_from_parts(folder, backend, config)["params"])
+    assert all(np.array_equal(loaded[name], params[name]) for name in params)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "orbax.checkpoint", None)
+        with pytest.raises(BackendError, match=r'pip install "gpt2spec\[orbax\]"'):
+            writes_parts(backend, "parts")
+        with pytest.raises(BackendError, match=r'pip install "gpt2spec\[orbax\]"'):
+            load_model(folder)
+    files = (path for path in (folder / "parts" / "v").rglob("*") if path.is_file())
+    large = max(files, key=lambda path: path.stat().st_size)
+    large.write_bytes(large.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"damaged: parts/v/.* does not match its checksum"):
+        load_from_parts(folder, backend, config)
+
+
+def test_an_array_that_cannot_be_written_is_told_as_an_error_of_the_system(tmp_path: Path) -> None:
+    """Files may have 8 KiB here. What Orbax logs of it is left out."""
+    pytest.importorskip("orbax.checkpoint")
+    program = (
+        "import jax, pathlib, sys\n"
+        "from gpt2spec_jax import parts\n"
+        "try:\n    parts.write({'x': jax.numpy.ones((999, 9))}, pathlib.Path(sys.argv[1]))\n"
+        "except OSError as error:\n    print(error.strerror)\n"
+    )
+    line = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", sys.executable, "-c", program, str(tmp_path)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "File too large\n", "")
 
 
 def test_layouts_follow_the_weight_table() -> None:
@@ -131,7 +214,6 @@ def test_layouts_follow_the_weight_table() -> None:
 
 
 def test_wrong_options_are_refused(corpus: Path, tmp_path: Path) -> None:
-    from gpt2spec.errors import BackendError
     from gpt2spec.plugins import load_backend
 
     for options, words in (

@@ -116,6 +116,7 @@ def test_injected_entry_points_replace_the_installed_ones() -> None:
         (card(""), "a backend's name is a text, not ''"),
         (card("acme", factory="gpt2spec_numpy.backend"), "factory is 'package.module:callable'"),
         (card("acme", factory="not a module:create"), "factory is 'package.module:callable'"),
+        (card("acme", parts="not a module:open"), "parts is 'package.module:callable'"),
         (card("acme", requires="jax"), "requires is a tuple of module names, not 'jax'"),
     ],
 )
@@ -255,3 +256,13 @@ def test_factory_whose_import_fails_is_a_clear_error(install: Install, tmp_path:
     with pytest.raises(PluginError, match=r"plugin 'acme' of acme 1\.0.*No module named 'no_such_library'") as raised:
         PluginRegistry().load("acme")
     assert isinstance(raised.value.__cause__, ModuleNotFoundError), "the cause is kept for Python users"
+
+
+def test_parts_are_opened_by_whoever_wrote_them(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "site" / "acme_parts.py").write_text("def opened(folder):\n    return {folder.name: None}\n")
+    install("acme", card("acme", parts="acme_parts:opened"))
+    assert PluginRegistry().open_parts("acme", tmp_path / "m") == {"m": None}
+    with pytest.raises(BackendError, match="backend 'numpy' does not say how to read the parts"):
+        PluginRegistry().open_parts("numpy", tmp_path)
+    with pytest.raises(BackendError, match="there is no backend 'acmee'"):
+        PluginRegistry().open_parts("acmee", tmp_path)

@@ -6,8 +6,8 @@ communication in (Xu et al. 2021, GSPMD).
 """
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +15,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt2spec.backend import Backend, BackendError, named_leaves, split_axis, tree_unflatten
+from gpt2spec.backend import BackendError, named_leaves, named_params, params_tree, split_axis, tree_unflatten
 from gpt2spec.ops import Key, Tensor
+from gpt2spec_jax import parts
 from gpt2spec_jax.backend import JaxBackend
 from gpt2spec_jax.ops import JaxOps
 
@@ -48,7 +49,10 @@ class ParallelJaxBackend(JaxBackend):
         self.ops = MeshOps(dtype, NamedSharding(self.mesh, P()), remat)
 
     def layout(self, path: tuple[str, ...], shape: Sequence[int]) -> NamedSharding:
-        """How the parameter of a name is laid out: blocks are stacked, so that their first axis is the layers'."""
+        """How the parameter of a name is laid out: blocks are stacked, so that their first axis is the layers'.
+
+        A layer alone, as it has names on the host (`h`, number, ...), is laid out like the others, without that axis.
+        """
         first = 1 if path[0] == "blocks" else 0
         axes: list[str | None] = [None] * len(shape)
         split = split_axis(path)
@@ -65,14 +69,36 @@ class ParallelJaxBackend(JaxBackend):
 
     def load_params(self, host: dict[str, np.ndarray]) -> Any:
         """Each device is given its parts, from arrays that are stacked on the host."""
-        ops = SimpleNamespace(
-            asarray=lambda x, dtype: np.asarray(x, dtype),
-            stack_layers=lambda layers: jax.tree.map(lambda *leaves: np.stack(leaves), *layers),
-        )
-        loader = cast(Backend, SimpleNamespace(ops=ops, param_dtype=self.param_dtype))
-        tree = Backend.load_params(loader, host)
+        tree = params_tree({name: np.asarray(x, self.param_dtype) for name, x in host.items()})
+        tree["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *tree["blocks"])
         leaves = [_laid_out(x, self.layout(path, x.shape)) for path, x in named_leaves(tree)]
         return tree_unflatten(tree, leaves)
+
+    def has_parts(self) -> bool:
+        """Where Orbax is installed."""
+        parts.orbax()
+        return True
+
+    def save_parts(self, params: Any, folder: Path) -> None:
+        """By Orbax; each layer apart, in the layout that all of them have together."""
+        layers = self._changed(self.ops.unstack_layers, params["blocks"], ("h",))
+        with self.together():
+            parts.write(named_params({**params, "blocks": layers}), folder)
+        with self.together():
+            if self.rank == 0:
+                parts.complete(folder)
+
+    def load_parts(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
+        """Each device is given its parts, whoever wrote them."""
+        wanted = {name: (shape, self.layout(tuple(name.split(".")), shape)) for name, shape in shapes.items()}
+        tree = params_tree(parts.read(folder, wanted, self.param_dtype))
+        return {**tree, "blocks": self._changed(self.ops.stack_layers, tree["blocks"], ("blocks",))}
+
+    def _changed(self, function: Callable[[Any], Any], tree: Any, place: tuple[str, ...]) -> Any:
+        """`function(tree)`, laid out as what stands in that place of the parameters."""
+        made = jax.eval_shape(function, tree)
+        layouts = [self.layout((*place, *path), x.shape) for path, x in named_leaves(made)]
+        return jax.jit(function, out_shardings=tree_unflatten(made, layouts))(tree)
 
     def put_rows(self, array: np.ndarray) -> Tensor:
         """Rows are divided among the devices along `data`, those of several processes together one array."""

@@ -13,4 +13,5 @@ def gpt2spec_backend() -> BackendInfo:
         factory="gpt2spec_jax.backend:create",
         requires=("jax",),
         extra="jax",
+        parts="gpt2spec_jax.parts:open_parts",
     )

@@ -13,4 +13,5 @@ def gpt2spec_backend() -> BackendInfo:
         factory="gpt2spec_torch.backend:create",
         requires=("torch",),
         extra="torch",
+        parts="gpt2spec.checkpoints.safetensors_parts:open_parts",
     )

@@ -5,18 +5,24 @@ after it, forwards and backwards; their gradients are averaged and scattered. Ou
 split along its first axis.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
-from gpt2spec.backend import tree_leaves, tree_map, tree_unflatten
+from gpt2spec.backend import BackendError, named_params, params_tree, tree_leaves, tree_map, tree_unflatten
 from gpt2spec.ops import Tensor, TensorOps
 from gpt2spec_torch.backend import Compile, seeded
 from gpt2spec_torch.data_parallel import ParallelTorchBackend
@@ -37,8 +43,32 @@ class ShardedBackend(ParallelTorchBackend):
 
     def load_params(self, host: dict[str, np.ndarray]) -> Any:
         """Each process keeps its part of what all of them were given."""
-        whole = super().load_params(host)
-        return tree_map(lambda x: distribute_tensor(x, self.mesh, [Shard(0)], src_data_rank=None), whole)
+
+        def part(x: np.ndarray) -> Tensor:
+            return distribute_tensor(self.ops.asarray(x, self.param_dtype), self.mesh, [Shard(0)], src_data_rank=None)
+
+        return params_tree({name: part(x) for name, x in host.items()})
+
+    def has_parts(self) -> bool:
+        """Always: PyTorch brings what it writes them with."""
+        return True
+
+    def save_parts(self, params: Any, folder: Path) -> None:
+        """By PyTorch's distributed checkpoints, in safetensors files: one for each process."""
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        with self.processes.all_there(), failures_of_files():
+            save(named_params(params), storage_writer=writer)
+
+    def load_parts(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
+        """Each process reads the rows that are its own."""
+        dtype = getattr(torch, self.param_dtype)
+        named = {
+            name: zeros(shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+            for name, shape in shapes.items()
+        }
+        with self.processes.all_there(), failures_of_files():
+            load(named, storage_reader=HuggingFaceStorageReader(str(folder)))
+        return params_tree(named)
 
     def to_numpy(self, x: Tensor) -> np.ndarray:
         """The whole tensor, which all processes must ask for."""
@@ -114,7 +144,7 @@ class Model(nn.Module):
 
     def __init__(self, params: Any, mesh: DeviceMesh) -> None:
         super().__init__()
-        whole = tree_map(_whole, params)
+        whole = tree_map(lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"), params)  # nobody has it
         blocks = [Layer(tree) for tree in whole.pop("blocks")]
         self.layers = nn.ModuleList(blocks)
         self.frame = tree_map(lambda _: None, whole)
@@ -122,9 +152,11 @@ class Model(nn.Module):
         for layer in blocks:
             fully_shard(layer, mesh=mesh)
         fully_shard(self, mesh=mesh)
+        self.to_empty(device=mesh.device_type)
         self.leaves = self._in_order(params, blocks)
         with torch.no_grad():
             for part, parameter in zip(tree_leaves(params), self.leaves, strict=True):
+                parameter.to_local().copy_(part.to_local())
                 part.to_local().set_(parameter.to_local())
 
     def _in_order(self, params: Any, blocks: list[Layer]) -> list[Any]:
@@ -190,6 +222,18 @@ class ShardedOps(TorchOps):
         """Part by part, in place."""
         super().adamw_update(_locals(params), _locals(grads), _locals(m), _locals(v), decay, **s)
         return params, m, v
+
+
+@contextlib.contextmanager
+def failures_of_files() -> Iterator[None]:
+    """What went wrong in the first process that failed, in all of them."""
+    try:
+        yield
+    except CheckpointException as error:
+        first, _ = error.failures[min(error.failures)]
+        if isinstance(first, OSError):
+            raise first from None
+        raise BackendError(f"PyTorch's distributed checkpoint failed: {first}") from error
 
 
 def _whole(x: Tensor) -> Tensor:

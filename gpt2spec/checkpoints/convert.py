@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt
+from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt, native
 from gpt2spec.checkpoints.native import remove_checkpoint
 from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
 from gpt2spec.checkpoints.reader import CheckpointReader
@@ -33,6 +33,8 @@ class Format:
         check: raises where the format cannot express a configuration.
         write: (open file or empty folder, configuration, weights in `order`, dtype, id of the tokenizer or None).
         is_folder: whether it is a folder rather than a file.
+        files: what there may be in such a folder.
+        training: whether it has what training goes on from as well, which only checkpoints of ours have.
         notes: what one should know about weights in it.
     """
 
@@ -41,17 +43,33 @@ class Format:
     check: Callable[[GPT2Config], None]
     write: Callable[[Any, GPT2Config, Tensors, str, str | None], None]
     is_folder: bool = False
+    files: frozenset[str] = frozenset()
+    training: bool = False
     notes: tuple[str, ...] = ()
 
 
 WRITABLE = {
     "hf": Format(
-        "Hugging Face", huggingface_folder.order, lambda config: None, huggingface_folder.write_folder, is_folder=True
+        "Hugging Face",
+        huggingface_folder.order,
+        lambda config: None,
+        huggingface_folder.write_folder,
+        is_folder=True,
+        files=huggingface_folder.FILES,
     ),
     "nanogpt": Format(
         "nanoGPT", nanogpt.order, nanogpt.check_expressible, nanogpt.write_nanogpt, notes=(nanogpt.GELU_NOTE,)
     ),
     "llmc": Format("llm.c", llmc.order, llmc.check_expressible, llmc.write_llmc),
+    "gpt2spec": Format(
+        "gpt2spec, whole",
+        huggingface_folder.order,
+        lambda config: None,
+        native.write_weights,
+        is_folder=True,
+        files=native.FILES,
+        training=True,
+    ),
 }
 
 
@@ -88,6 +106,8 @@ def convert(
             f"there is no dtype {dtype!r} to write{nearest(dtype, DTYPES)}; there are {', '.join(DTYPES)}"
         )
     form.check(reader.config)
+    if form.training:
+        native.check_has_training(reader.path)
     check_target(reader.path, target, form, force)
     hashes: dict[str, str] = {}
 
@@ -103,6 +123,8 @@ def convert(
         form.write(file, reader.config, tensors(), dtype, reader.tokenizer)
         if isinstance(file, Path) and (reader.path / MERGES).is_file():
             write_tokenizer(file, tokenizer_of(reader), reader.config.n_ctx)
+        if isinstance(file, Path) and form.training:
+            native.copy_training(reader.path, file, reader.config)
     return hashes
 
 
@@ -153,7 +175,7 @@ def check_target(source: Path, target: Path, form: Format, force: bool) -> None:
         raise CheckpointError(f"{target} exists: choose another name, or replace it with --force")
     if source.resolve() == target.resolve() or target.resolve() in source.resolve().parents:
         raise CheckpointError(f"{target} is or holds the source: it cannot be replaced")
-    others = {path.name for path in target.iterdir()} - huggingface_folder.FILES if target.is_dir() else set()
+    others = {path.name for path in target.iterdir()} - form.files if target.is_dir() else set()
     if others:
         raise CheckpointError(f"{target} has other files, such as {sorted(others)[0]}: it is not replaced")
 

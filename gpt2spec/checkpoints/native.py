@@ -6,26 +6,33 @@ optimizer.safetensors   AdamW's moments, `m.` and `v.` before the names
 state.json              step, position in the data, and what a resumed run must agree with
 merges.txt, vocab.json, tokenizer_config.json   the tokenizer, as `transformers` reads it
 SHA256SUMS              hashes of the files above, in the form of `sha256sum`
+
+One that no process has ever had whole (see `gpt2spec.checkpoints.parts`) has in the place of the two files of tensors:
+
+parts/params/           weights, in the files of a backend whose name stands in state.json, at "parts"
+parts/m/, parts/v/      AdamW's moments, likewise
 """
 
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
-from gpt2spec.checkpoints.reader import CheckpointReader, entry_of, fitting
-from gpt2spec.checkpoints.safetensors_file import open_safetensors
+from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
+from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.config import GPT2Config
-from gpt2spec.errors import CheckpointError, InputError, StorageError
+from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
-from gpt2spec.parameters import HostParams, check_parameters
+from gpt2spec.parameters import HostParams, weight_table
+from gpt2spec.plugins import open_parts
 from gpt2spec.tokenizer import Tokenizer, write_tokenizer
 from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
@@ -38,6 +45,8 @@ MODEL, CONFIG, OPTIMIZER, STATE, SUMS = (
     "state.json",
     "SHA256SUMS",
 )
+PARTS, MOMENTS = "parts", ("m", "v")
+FILES = frozenset({MODEL, CONFIG, OPTIMIZER, STATE, SUMS, *TOKENIZER_FILES})
 
 
 @dataclass(frozen=True)
@@ -76,18 +85,29 @@ def save_checkpoint(
             save_file(moments, folder / OPTIMIZER)
         except SafetensorError as error:
             raise StorageError(f"cannot write {target}: {error}") from error
-        (folder / CONFIG).write_text(
-            json.dumps(config_to_json(config, str(params["wte.weight"].dtype)), indent=2) + "\n"
-        )
-        (folder / STATE).write_text(json.dumps(training.progress, indent=2) + "\n")
-        if tokenizer is not None:
-            write_tokenizer(folder, tokenizer, config.n_ctx)
-        names = (MODEL, CONFIG, OPTIMIZER, STATE, *(TOKENIZER_FILES if tokenizer is not None else ()))
-        sums = (f"{sha256_of_file(folder / name)}  {name}\n" for name in names)
-        (folder / SUMS).write_text("".join(sums))
+        dtype = str(params["wte.weight"].dtype)
+        described = write_description(folder, config, dtype, training.progress, tokenizer)
+        (folder / SUMS).write_text(sums_of(folder, (MODEL, OPTIMIZER, *described)))
         if target.exists():  # only now that the new one is whole
             remove_checkpoint(target)
     return target
+
+
+def write_description(
+    folder: Path, config: GPT2Config, dtype: str, progress: dict[str, Any], tokenizer: Tokenizer | None
+) -> tuple[str, ...]:
+    """Write the files of a checkpoint that hold no tensors, and return their names."""
+    (folder / CONFIG).write_text(json.dumps(config_to_json(config, dtype), indent=2) + "\n")
+    (folder / STATE).write_text(json.dumps(progress, indent=2) + "\n")
+    if tokenizer is None:
+        return CONFIG, STATE
+    write_tokenizer(folder, tokenizer, config.n_ctx)
+    return CONFIG, STATE, *TOKENIZER_FILES
+
+
+def sums_of(folder: Path, names: Iterable[str]) -> str:
+    """A line of `SHA256SUMS` for each of some files."""
+    return "".join(f"{sha256_of_file(folder / name)}  {name}\n" for name in names)
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -104,11 +124,7 @@ def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPT
         raise CheckpointError(f"there is no checkpoint {folder}")
     if not (folder / SUMS).exists() and not (folder / STATE).exists():
         raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
-    try:
-        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
-        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {SUMS} is missing or unreadable") from error
+    expected = recorded_sums(folder)
     for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
@@ -116,8 +132,31 @@ def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPT
             raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")
 
 
+def recorded_sums(folder: Path) -> dict[str, str]:
+    """What `SHA256SUMS` says of each file."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {SUMS} is missing or unreadable") from error
+
+
+def files_in_parts(folder: Path, *kinds: str) -> tuple[str, ...]:
+    """The files in `parts`, or in some of its folders: those that are there, and those that should be."""
+    places = [f"{PARTS}/{kind}/" for kind in kinds] or [f"{PARTS}/"]
+    found = {path.relative_to(folder).as_posix() for path in (folder / PARTS).rglob("*") if path.is_file()}
+    names = sorted(found | recorded_sums(folder).keys())
+    return tuple(name for name in names if any(name.startswith(place) for place in places))
+
+
 def open_native(folder: Path) -> CheckpointReader:
     """A checkpoint folder, its files of the model verified; the weights are not read yet."""
+    if (folder / PARTS).is_dir():
+        progress, config = load_progress(folder), load_config(folder)
+        entries = _entries_in_parts(folder, config, progress[PARTS], "params")
+        return CheckpointReader(
+            folder, f"gpt2spec, in parts of backend {progress[PARTS]}", config, entries, progress.get("tokenizer")
+        )
     verify_checkpoint(folder, (MODEL, CONFIG))
     config = config_from_json(folder / CONFIG)
     stored = open_safetensors(folder / MODEL).tensors
@@ -142,14 +181,48 @@ def load_progress(folder: Path) -> dict[str, Any]:
     return _read(folder / STATE, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
 
+def check_has_training(folder: Path) -> None:
+    """Raise unless a checkpoint has what training goes on from."""
+    if not is_native(folder):
+        raise CheckpointError(f"{folder} has only weights: moments and the position in the data are in gpt2spec's own")
+
+
+def write_weights(
+    folder: Path, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+) -> None:
+    """Write the weights of a checkpoint, which come in the order of the weight table; see `copy_training`."""
+    if dtype != "float32":
+        raise CheckpointError(f"a checkpoint that training goes on from is float32, not {dtype}")
+    with (folder / MODEL).open("wb") as file:
+        write_safetensors(file, weight_table(config), tensors, dtype, {"format": "pt"})
+
+
+def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:
+    """Write what `source` has beside its weights to a checkpoint that has these, a moment at a time, and the hashes."""
+    progress = load_progress(source)
+    moments = _moments(source, config, progress.pop(PARTS, None))
+    rows = [(kind, weight) for kind in MOMENTS for weight in weight_table(config)]
+    table = [weight._replace(name=f"{kind}.{weight.name}") for kind, weight in rows]
+    values = ((weight.name, moments[kind][weight.name].load()) for kind, weight in rows)
+    with (folder / OPTIMIZER).open("wb") as file:
+        write_safetensors(file, table, values, "float32", {})
+    write_description(folder, config, "float32", progress, None)
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / SUMS).write_text(sums_of(folder, names))
+
+
+def load_config(folder: Path) -> GPT2Config:
+    """The configuration of a checkpoint folder, verified."""
+    verify_checkpoint(folder, (CONFIG,))
+    return config_from_json(folder / CONFIG)
+
+
 def load_training(folder: Path) -> TrainingState:
     """The training state of a checkpoint folder, verified."""
-    verify_checkpoint(folder, (CONFIG, OPTIMIZER))
-    config = config_from_json(folder / CONFIG)
-    moments = _read(folder / OPTIMIZER, load_file)
-    m, v = ({name[2:]: x for name, x in moments.items() if name.startswith(prefix)} for prefix in ("m.", "v."))
-    m, v = (_fitting(config, each, folder / OPTIMIZER) for each in (m, v))
-    return TrainingState(m, v, load_progress(folder))
+    progress, config = load_progress(folder), load_config(folder)
+    moments = _moments(folder, config, progress.get(PARTS))
+    m, v = ({name: entry.load() for name, entry in moments[kind].items()} for kind in MOMENTS)
+    return TrainingState(m, v, progress)
 
 
 def find_checkpoint(path: Path, step: int | None = None) -> Path:
@@ -171,11 +244,26 @@ def chosen_step(run: Path, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def _fitting(config: GPT2Config, params: HostParams, path: Path) -> HostParams:
-    try:
-        return check_parameters(config, params)
-    except InputError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+def _moments(folder: Path, config: GPT2Config, writer: str | None) -> dict[str, dict[str, Entry]]:
+    """Both of AdamW's moments, verified but not read; of a whole checkpoint where there is no `writer` of parts."""
+    if writer is not None:
+        return {kind: _entries_in_parts(folder, config, writer, kind) for kind in MOMENTS}
+    verify_checkpoint(folder, (OPTIMIZER,))
+    stored = open_safetensors(folder / OPTIMIZER).tensors
+    found: dict[str, dict[str, Entry]] = {kind: {} for kind in MOMENTS}
+    for name, array in stored.items():
+        kind, _, weight = name.partition(".")
+        found.setdefault(kind, {})[weight] = entry_of(name, array)
+    return {kind: fitting(folder / OPTIMIZER, config, found[kind]) for kind in MOMENTS}
+
+
+def _entries_in_parts(folder: Path, config: GPT2Config, writer: str, kind: str) -> dict[str, Entry]:
+    """The weights or moments that a backend wrote in parts, verified; each is read whole."""
+    verify_checkpoint(folder, files_in_parts(folder, kind))
+    place = folder / PARTS / kind
+    stored = open_parts(writer, place)
+    entries = {name: Entry(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in stored.items()}
+    return fitting(place, config, entries)
 
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:

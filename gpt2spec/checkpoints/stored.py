@@ -5,6 +5,7 @@ process, and its pages count as the process's memory.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,12 +40,14 @@ class StoredArray:
     shape: tuple[int, ...]
 
     @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * ITEM_SIZES[self.dtype]
+        return self.size * ITEM_SIZES[self.dtype]
 
     def read(self) -> np.ndarray:
         """The values [*shape]: float64 as such, anything narrower as float32. Too few are a `CheckpointError`."""

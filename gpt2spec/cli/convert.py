@@ -1,4 +1,4 @@
-"""`gpt2spec convert`: a checkpoint of any format into one of Hugging Face, nanoGPT or llm.c."""
+"""`gpt2spec convert`: a checkpoint of any format into one of Hugging Face, nanoGPT or llm.c, or of ours, whole."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpt2spec.checkpoints.reader import CheckpointReader
 
 NAME = "convert"
-HELP = "write a checkpoint in the format of Hugging Face, nanoGPT or llm.c"
+HELP = "write a checkpoint in the format of Hugging Face, nanoGPT or llm.c, or one in parts as a whole"
 
 SECONDS_BETWEEN_LINES = 10.0
 BYTES_A_VALUE = 4
@@ -27,9 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         help="run directory or checkpoint; or a model of Hugging Face, OpenAI, nanoGPT or llm.c",
     )
-    parser.add_argument("target", type=Path, metavar="DST", help="the folder (hf) or file to make")
+    parser.add_argument("target", type=Path, metavar="DST", help="the folder (hf, gpt2spec) or file to make")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT", help="hf (a folder), nanogpt (a .pt file) or llmc (a .bin file)"
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="hf (a folder), nanogpt (a .pt file), llmc (a .bin file), or gpt2spec (a folder, of one in parts)",
     )
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), or bfloat16, rounded")
     add_step_argument(parser)

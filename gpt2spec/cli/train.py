@@ -17,15 +17,17 @@ HELP = "train a GPT-2 on a text"
 CHANGEABLE = frozenset(
     {"data", "backend", "device", "parallel", "backend_options"}
     | {"batch_size", "accumulate", "tokens_per_step"}  # how a step's windows are divided; not how many they are
-    | {"steps", "eval_every", "eval_windows", "checkpoint_every", "keep", "keep_every", "keep_best", "sample_tokens"}
+    | {"steps", "eval_every", "eval_windows", "checkpoint_every", "checkpoint_format"}
+    | {"keep", "keep_every", "keep_best", "sample_tokens"}
     | {"sample_every", "patience", "spike", "on_spike", "tensorboard", "device_flops"}
     | {"tasks", "task_every", "task_limit"}
 )
 
-# What goes with the preset or recipe of a --config file when an option chooses another.
+# What goes with the preset, recipe or backend of a --config file, or of a resumed run, when an option chooses another.
 DECIDED_BY = {
     "preset": ("model", "context", "lr", "warmup", "dropout"),
     "recipe": ("optimizer", "lr", "warmup", "dropout"),
+    "backend": ("device", "parallel", "backend_options"),
 }
 
 
@@ -59,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval-windows", type=int, metavar="N", help="windows of the validation split to look at (default: 64)"
     )
     run.add_argument("--checkpoint-every", type=int, metavar="N", help="updates between checkpoints (default: 200)")
+    run.add_argument(
+        "--checkpoint-format",
+        choices=("whole", "parts"),
+        help="one file of weights, or what each process holds (default: parts where none holds all of them)",
+    )
     run.add_argument("--keep", type=int, metavar="N", help="last checkpoints to keep, at least 2 (default: 3)")
     run.add_argument("--keep-every", type=int, metavar="K", help="keep those of every K-th update as well")
     run.add_argument(
@@ -115,7 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     backend = parser.add_argument_group("the backend")
     add_backend_arguments(backend)
     backend.add_argument(
-        "--parallel", metavar="KIND", help="how several devices share the work: data, or sharded (docs/distributed.md)"
+        "--parallel",
+        metavar="KIND",
+        help="how several devices share the work: data, sharded (docs/distributed.md); or none, to resume with one",
     )
     parser.add_argument(
         "--set",
@@ -164,10 +173,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
         raise ConfigError("--init-from brings its own model: leave out --preset")
     source = str(args.config or "the command line")
     file = read_toml(args.config) if args.config else {}
-    for choice, decided in DECIDED_BY.items():
-        if choice in given and file.get(choice, given[choice]) != given[choice]:
-            file = {name: value for name, value in file.items() if name not in decided}
-    values = merge(merge(file, given), assignments(args.set))
+    values = merge(merge(apart(file, given), given), assignments(args.set))
     if "data" in values:
         values["data"] = absolute(values["data"])
     if isinstance(tasks := values.get("tasks"), dict):
@@ -182,7 +188,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
     if args.out is None:
         raise ConfigError("--resume needs --out DIR, the directory of the run")
     before, _ = open_run(args.out)
-    after = settings_from(merge(dataclasses.asdict(before), values), source)
+    after = settings_from(merge(apart(dataclasses.asdict(before), values), values), source)
     for name in names:
         if name not in CHANGEABLE and getattr(after, name) != getattr(before, name):
             raise ConfigError(f"a resumed run cannot change {name}; it was {getattr(before, name)!r} in {args.out}")
@@ -193,6 +199,13 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
             f"not {after.windows_per_step()}"
         )
     return after, args.out
+
+
+def apart(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The settings `below` without those that belong to a choice that `above` makes differently."""
+    changed = [name for name in DECIDED_BY if name in above and below.get(name, above[name]) != above[name]]
+    gone = {name for choice in changed for name in DECIDED_BY[choice]}
+    return {name: value for name, value in below.items() if name not in gone}
 
 
 def absolute(data: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.checkpoints.parts import writes_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset
@@ -99,6 +100,7 @@ def train(
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
     check(settings, config, dataset, backend)
+    in_parts = writes_parts(backend, settings.checkpoint_format)
     check_same_tokenizer(settings, encoding, dataset)
     tokenizer = decoding_tokenizer(dataset, encoding)
     if initial is not None and initial.tokenizer not in (None, dataset.tokenizer_id):
@@ -127,7 +129,8 @@ def train(
         if resume and step == 0:
             progress.message(f"{out} has no checkpoint yet: beginning again from step 0")
         run = (settings, out, backend, config, dataset, state, step, progress, log)
-        trainer = Trainer(*run, history, tasks, board, profiled, saved=step, tokenizer=tokenizer)
+        known = (history, tasks, board, profiled)
+        trainer = Trainer(*run, *known, saved=step, tokenizer=tokenizer, in_parts=in_parts)
         try:
             finished = trainer.run()
         finally:
@@ -144,7 +147,8 @@ def train(
 
 def backend_of(settings: RunSettings) -> Backend:
     """The backend that the settings ask for."""
-    options = settings.backend_options | ({} if settings.parallel is None else {"parallel": settings.parallel})
+    parallel = {} if settings.parallel in (None, "none") else {"parallel": settings.parallel}
+    options = settings.backend_options | parallel
     return load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **options)
 
 

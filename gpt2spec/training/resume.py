@@ -1,25 +1,28 @@
 """Going on from a checkpoint of a run."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.native import (
-    TrainingState,
     checkpoint_folder,
     checkpoint_steps,
     chosen_step,
+    load_config,
     load_model,
     load_training,
     remove_checkpoint,
 )
-from gpt2spec.checkpoints.opening import load_checkpoint as load_weights
+from gpt2spec.checkpoints.opening import load_checkpoint
+from gpt2spec.checkpoints.parts import can_load_parts, load_from_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import CheckpointError
 from gpt2spec.optimizer import initial_state
-from gpt2spec.parameters import HostParams, initial_parameters
+from gpt2spec.parameters import initial_parameters
 from gpt2spec.training.settings import same_shape
 from gpt2spec.tree import Tree
 
@@ -29,7 +32,7 @@ def fresh_state(backend: Backend, config: GPT2Config, seed: int, init_from: str 
     if init_from is None:
         params = initial_parameters(config, seed)
     else:
-        given, params = load_weights(init_from)
+        given, params = load_checkpoint(init_from)
         if not same_shape(given, config):
             raise CheckpointError(f"{init_from} holds another model than the run's settings describe")
     return initial_state(backend.ops, backend.load_params(params))
@@ -45,20 +48,24 @@ def restored_state(
     if at is None and not checkpoint_steps(run):
         return fresh_state(backend, config, seed, init_from), 0
     step = chosen_step(run, at)
-    saved, params, training = load_checkpoint(run, step)
+    folder = checkpoint_folder(run, step)
+    with _offering_the_one_before(run, step):
+        saved = load_config(folder)
     if saved != config:
-        raise CheckpointError(
-            f"{checkpoint_folder(run, step)} holds another model than the run's config.toml describes"
-        )
+        raise CheckpointError(f"{folder} holds another model than the run's config.toml describes")
+    with _offering_the_one_before(run, step):
+        if can_load_parts(backend, folder):
+            return load_from_parts(folder, backend, config), step
+        (_, params), training = load_model(folder), load_training(folder)
     host = {"params": params, "m": training.m, "v": training.v}
     return {name: backend.load_params(values) for name, values in host.items()}, step
 
 
-def load_checkpoint(run: Path, step: int) -> tuple[GPT2Config, HostParams, TrainingState]:
-    """All of a checkpoint; where it is damaged, the `CheckpointError` offers the one before."""
-    folder = checkpoint_folder(run, step)
+@contextmanager
+def _offering_the_one_before(run: Path, step: int) -> Iterator[None]:
+    """Where the checkpoint of `step` is damaged, the `CheckpointError` says how to go on from an earlier one."""
     try:
-        return *load_model(folder), load_training(folder)
+        yield
     except CheckpointError as error:
         earlier = [each for each in checkpoint_steps(run) if each < step]
         if not earlier:

@@ -37,7 +37,8 @@ class RunSettings:
         backend: who computes.
         device: where, in the backend's words.
         dtype: what activations are computed in.
-        parallel: how several devices share the work, in the backend's words; None is its default.
+        parallel: how several devices share the work, in the backend's words; None, or "none" where a run is resumed
+            without what it had, is its default.
         backend_options: further options of the backend.
         steps: updates in all.
         batch_size: windows computed at a time; an update's, unless it accumulates several.
@@ -52,6 +53,8 @@ class RunSettings:
         eval_every: updates between validations.
         eval_windows: windows of the validation split that are looked at.
         checkpoint_every: updates between checkpoints.
+        checkpoint_format: "whole", which `transformers` loads, or "parts", as the processes hold the weights; None is
+            parts where no process has all of them.
         keep: how many checkpoints are kept, the last ones.
         keep_every: those of steps that are its multiples are kept too; 0 is none.
         keep_best: that of the lowest validation loss is kept too, and a step is saved when it has it.
@@ -89,6 +92,7 @@ class RunSettings:
     eval_every: int = 100
     eval_windows: int = 64
     checkpoint_every: int = 200
+    checkpoint_format: str | None = None
     keep: int = 3
     keep_every: int = 0
     keep_best: bool = False
@@ -116,6 +120,8 @@ class RunSettings:
                 raise ConfigError(f"{name} is at least 0, not {getattr(self, name)}")
         if self.on_spike not in ("stop", "skip"):
             raise ConfigError(f"on_spike is 'stop' or 'skip', not {self.on_spike!r}")
+        if self.checkpoint_format not in (None, "whole", "parts"):
+            raise ConfigError(f"checkpoint_format is 'whole' or 'parts', not {self.checkpoint_format!r}")
         if self.device_flops is not None and not self.device_flops > 0.0:
             raise ConfigError(f"device_flops is above 0, not {self.device_flops}")
         for name in ("accumulate", "tokens_per_step", "task_limit"):

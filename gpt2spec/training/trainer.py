@@ -16,6 +16,7 @@ import numpy as np
 
 from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.native import TrainingState, checkpoint_steps, save_checkpoint
+from gpt2spec.checkpoints.parts import save_in_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import GPT2SpecError, StorageError
@@ -38,6 +39,7 @@ from gpt2spec.training.tasks import Interrupted, RunTasks
 from gpt2spec.training.tensorboard import TensorBoardLog
 from gpt2spec.training.updates import Updates
 from gpt2spec.training.usage import model_flops_utilization, peak_memory
+from gpt2spec.tree import tree_leaves
 
 SHOW_EVERY = 0.5
 """Seconds between moments at which the device is waited for and figures are shown."""
@@ -66,6 +68,7 @@ class Trainer:
     profiled: ProfiledUpdates
     saved: int
     tokenizer: Tokenizer | None
+    in_parts: bool
     val_loss: float | None = None
     stopped_early: bool = False
     pending: list[dict[str, Any]] = field(default_factory=list)
@@ -166,30 +169,47 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Copy the state, then write a checkpoint and make room for it beside the next steps."""
+        """Write a checkpoint: whole, from a copy and beside the next steps, or in parts, by all processes."""
         with self._telling_what_is_saved():
             self.background.wait()
             self.log.sync()
         self.saved = self.step
-        if self.backend.rank > 0 and not self.backend.sharded:
-            return
-        host = {name: self.backend.dump_params(self.state[name]) for name in ("params", "m", "v")}
-        if self.backend.rank > 0:
-            return
-        self._check_finite(host["params"], self.step)
         progress = {
             "step": self.step,
             "data_position": self.step * self.settings.windows_per_step(),
             "data_fingerprint": self.dataset.fingerprint,
             "tokenizer": self.dataset.tokenizer_id,
         }
+        if self.in_parts:
+            self._save_in_parts(progress)
+        elif self.backend.rank == 0 or self.backend.sharded:
+            self._save_whole(progress)
+
+    def _save_whole(self, progress: dict[str, Any]) -> None:
+        """Processes that have parts only give them to the first one."""
+        host = {name: self.backend.dump_params(self.state[name]) for name in ("params", "m", "v")}
+        if self.backend.rank > 0:
+            return
+        self._check_finite(host["params"], self.step)
         training, best = TrainingState(host["m"], host["v"], progress), self.history.best()
 
         def write() -> None:
             save_checkpoint(self.out, self.config, host["params"], training, self.tokenizer)
-            make_room(self.out, self.settings.keep, self.settings.keep_every, best if self.settings.keep_best else None)
+            self._make_room(best)
 
         self.background.start(write)
+
+    def _save_in_parts(self, progress: dict[str, Any]) -> None:
+        norm = self.backend.jit(self.backend.ops.global_norm)(tree_leaves(self.state["params"]))
+        self._check_finite({"a weight": self._number(norm)}, self.step)
+        with self._telling_what_is_saved():
+            save_in_parts(self.out, self.config, self.backend, self.state, progress, self.tokenizer)
+            if self.backend.rank == 0:
+                self._make_room(self.history.best())
+
+    def _make_room(self, best: int | None) -> None:
+        settings = self.settings
+        make_room(self.out, settings.keep, settings.keep_every, best if settings.keep_best else None)
 
     def sample(self) -> tuple[list[int], list[int]]:
         """A continuation of the validation text's beginning: prompt and new tokens."""
