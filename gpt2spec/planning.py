@@ -116,7 +116,10 @@ def bytes_sent(config: GPT2Config, cluster: Cluster, dtype: str, rows: int, cont
     To add up x bytes over N devices and give all the sum, each sends 2 x (N - 1) / N; to gather x bytes from their
     parts, or to add up and scatter them, x (N - 1) / N. "data" adds up all gradients; "sharded" gathers the weights of
     blocks twice and the others once, and scatters gradients; "tensor" adds up four activations in every block, and two
-    at the embedding.
+    at the embedding, and gathers queries, keys and values forwards and backwards: the columns of `c_attn` are divided
+    into N runs, which are not heads.
+
+    With "data", XLA sends both parts of the tied embedding's gradient before it adds them: V D values more.
     """
     N = cluster.devices
     ring = (N - 1) / N
@@ -129,7 +132,8 @@ def bytes_sent(config: GPT2Config, cluster: Cluster, dtype: str, rows: int, cont
     if cluster.parallel == "sharded":
         return round(ring * (total + blocks + total))
     activation = BYTES[dtype] * rows * context * config.n_embd
-    return round(2 * ring * activation * (4 * config.n_layer + 2))
+    added, gathered = 4 * config.n_layer + 2, 2 * 3 * config.n_layer
+    return round(ring * activation * (2 * added + gathered))
 
 
 def _share(config: GPT2Config, cluster: Cluster) -> float:

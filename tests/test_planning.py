@@ -117,7 +117,7 @@ def test_memory_and_traffic_of_two_pytorch_processes(kind: str) -> None:
 
 
 SCRIPT = """
-import json, sys
+import json, math, re, sys
 import jax, numpy as np
 from gpt2spec.config import GPT2Config
 from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
@@ -127,12 +127,23 @@ from gpt2spec.plugins import load_backend
 rows, config = int(sys.argv[1]), GPT2Config(**json.loads(sys.argv[2]))
 found, jit = {}, jax.jit
 
+def sent(line):
+    # by each of two devices, as a ring does it: all of what is added up, half of what is gathered
+    match = re.search("= (.*) (all-reduce|all-gather)[(]", line)
+    if match is None:
+        return 0
+    shapes = re.findall("[fsu]32.([0-9,]*)", match[1])
+    size = 4 * sum(math.prod(map(int, shape.split(","))) if shape else 1 for shape in shapes)
+    times = config.n_layer if "while/body" in line else 1
+    return times * (size if match[2] == "all-reduce" else size // 2)
+
 def measuring(function, **options):
     program = jit(function, **options)
     def run(*args):
         compiled = program.lower(*args).compile()
         sizes = compiled.memory_analysis()
         found[kind] = {"arguments": sizes.argument_size_in_bytes, "temporary": sizes.temp_size_in_bytes}
+        found[kind]["sent"] = sum(map(sent, compiled.as_text().splitlines()))
         return program(*args)
     return run
 
@@ -150,8 +161,11 @@ print(json.dumps(found))
 """
 
 
-def test_memory_of_two_xla_devices(tmp_path: Path) -> None:
-    """XLA says what its programs need; a CPU's keep more than they must, so temporary memory has a wide margin."""
+def test_memory_and_traffic_of_two_xla_devices(tmp_path: Path) -> None:
+    """XLA says what its programs need; a CPU's keep more than they must, so temporary memory has a wide margin.
+
+    Their text says what they send. "sharded" is XLA's own choice of weights and activations.
+    """
     pytest.importorskip("jax")
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
@@ -162,3 +176,6 @@ def test_memory_of_two_xla_devices(tmp_path: Path) -> None:
         expected = planned(kind)
         assert found["arguments"] == pytest.approx(expected.state, rel=0.03), kind
         assert expected.activations < found["temporary"], kind
+        embedding = 4 * SMALL.vocab_size * SMALL.n_embd
+        sent = {"data": expected.sent + embedding, "tensor": expected.sent, "sharded": found["sent"]}
+        assert found["sent"] == pytest.approx(sent[kind], rel=0.01), kind
