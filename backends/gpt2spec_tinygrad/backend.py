@@ -88,8 +88,17 @@ class TinygradBackend(Backend):
         Device[self.device].synchronize()  # type: ignore[no-untyped-call]
 
 
-def create(device: str | None = None, dtype: str = "float32", compile: bool | str = True) -> TinygradBackend:
-    """Make the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own."""
+def create(
+    device: str | None = None,
+    dtype: str = "float32",
+    compile: bool | str = True,
+    parallel: str | None = None,
+    devices: int | str | None = None,
+) -> TinygradBackend:
+    """Make the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own.
+
+    With `parallel` "data", rows of a batch are divided among the first so many `devices` of its kind.
+    """
     compile = check_flag("tinygrad", "compile", compile)
     if device is None and not DEV.device:  # DEV is the variable by which tinygrad is told a device
         device = [*_accelerators(), "CPU"][0]
@@ -99,7 +108,27 @@ def create(device: str | None = None, dtype: str = "float32", compile: bool | st
     if not _works(name):
         known = ", ".join([*_accelerators(), "CPU"])
         raise BackendError(f"tinygrad has no device {device!r} here; there is {known}")
-    return TinygradBackend(name, dtype, compile)
+    if parallel is None and devices is None:
+        return TinygradBackend(name, dtype, compile)
+    from gpt2spec_tinygrad.several import SeveralDevicesBackend
+
+    return SeveralDevicesBackend(_several(name, parallel, devices), dtype, compile)
+
+
+def _several(name: str, parallel: str | None, devices: int | str | None) -> list[str]:
+    """The first so many devices of a kind."""
+    if parallel != "data":
+        raise BackendError(f"backend 'tinygrad' runs in parallel as data, not as {parallel!r}")
+    if not str(devices).isdigit() or int(str(devices)) < 2:
+        raise BackendError(
+            "how many devices share the work is not known: give --backend-option devices=N, at least 2, "
+            f"not {devices!r}"
+        )
+    kind = name.split(":")[0]
+    names = [kind if i == 0 else f"{kind}:{i}" for i in range(int(str(devices)))]
+    if missing := [each for each in names if not _works(each)]:
+        raise BackendError(f"tinygrad has no device {missing[0]!r} here")
+    return names
 
 
 def _accelerators() -> list[str]:

@@ -19,12 +19,12 @@ class TinygradOps(TensorOps):
     """Tensor operations on one device.
 
     Attributes:
-        device: where tensors are made, in tinygrad's words.
+        device: where tensors are made, in tinygrad's words; a tuple of several to have them on each.
         in_place: `adamw_update` may assign to the old state: set while a program of `jit_update` is captured, in which
             tinygrad sees all that reads the old values, and lets it go first.
     """
 
-    def __init__(self, dtype: str, device: str) -> None:
+    def __init__(self, dtype: str, device: str | tuple[str, ...]) -> None:
         super().__init__(dtype)
         self.device = device
         self.in_place = False
