@@ -220,6 +220,16 @@ def test_history_is_what_the_metrics_say() -> None:
 # ------------------------------------------------------------------ what is written beside
 
 
+def test_samples_of_steps_that_are_done_again_are_written_once(corpus: Path, tmp_path: Path) -> None:
+    run, changes = tmp_path / "run", {"sample_tokens": 5, "sample_every": 2, "checkpoint_every": 4}
+    train(settings(corpus, steps=8, **changes), run, quiet=True)
+    before = (run / "samples.jsonl").read_bytes()
+    (run / "samples.jsonl").write_bytes(before + b'{"step"')  # as a crash leaves it
+    train(settings(corpus, steps=8, **changes), run, resume=True, at=4, quiet=True)
+    assert (run / "samples.jsonl").read_bytes() == before
+    assert [json.loads(line)["step"] for line in before.splitlines()] == [2, 4, 6, 8]
+
+
 def test_samples_use_and_events_are_written(corpus: Path, tmp_path: Path) -> None:
     """TensorBoard's files hold the metrics' numbers, once for each step, also after a resume."""
     pytest.importorskip("tensorboardX")

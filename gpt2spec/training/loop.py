@@ -27,7 +27,7 @@ from gpt2spec.training.run_directory import (
     MetricsLog,
     NoLog,
     create_run,
-    keep_scores,
+    forget_after,
     locked_run,
     open_run,
     read_metrics,
@@ -122,7 +122,7 @@ def train(
         board = TensorBoardLog(out, step) if settings.tensorboard and first else None
         if first:
             discard_after(out, step)
-            keep_scores(out, step)
+            forget_after(out, step)
         if first and settings != before:
             write_toml(out / CONFIG, settings)
         progress = Progress(step, settings.steps, quiet)

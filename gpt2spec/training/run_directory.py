@@ -85,17 +85,18 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     return _records(path / TASKS, "step", "task") if (path / TASKS).exists() else []
 
 
-def keep_scores(path: Path, step: int) -> None:
-    """Leave out the scores after `step`, whose steps will be done again, and what a crash left of a line."""
-    if (path / TASKS).exists():
-        kept = [record for record in read_scores(path) if record["step"] <= step]
-        with atomic_write(path / TASKS) as file:
-            file.writelines(_line(each) for each in kept)
+def forget_after(path: Path, step: int) -> None:
+    """Leave out scores and samples after `step`, whose steps will be done again, and what a crash left of a line."""
+    for file in (path / TASKS, path / SAMPLES):
+        if file.exists():
+            kept = [record for record in _records(file, "step") if record["step"] <= step]
+            with atomic_write(file) as new:
+                new.writelines(_line(each) for each in kept)
 
 
-def add_scores(path: Path, record: dict[str, Any]) -> None:
-    """Append one task's scores."""
-    with storage_errors(path / TASKS), (path / TASKS).open("ab") as file:
+def add_record(path: Path, record: dict[str, Any]) -> None:
+    """Append one task's scores, or a sample, to the file of them."""
+    with storage_errors(path), path.open("ab") as file:
         file.write(_line(record))
 
 

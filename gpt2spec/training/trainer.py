@@ -3,7 +3,6 @@
 Nothing waits for the device but the moments when figures are shown: losses stay on the device until then.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,6 @@ from gpt2spec.checkpoints.parts import save_in_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import GPT2SpecError, StorageError
-from gpt2spec.files import storage_errors
 from gpt2spec.placement import OnDevice
 from gpt2spec.tasks.evaluate import Model, Questions, Result
 from gpt2spec.tasks.report import figure, finite, result_json
@@ -33,7 +31,7 @@ from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import how_to_resume
 from gpt2spec.training.retention import make_room
-from gpt2spec.training.run_directory import SAMPLES, MetricsLog, NoLog, add_scores
+from gpt2spec.training.run_directory import SAMPLES, TASKS, MetricsLog, NoLog, add_record
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.tasks import Interrupted, RunTasks
 from gpt2spec.training.tensorboard import TensorBoardLog
@@ -222,8 +220,8 @@ class Trainer:
         if self.backend.rank > 0:
             return
         self.progress.message(f"step {self.step:>6}  sample: {text!r}")
-        with self._telling_what_is_saved(), storage_errors(self.out / SAMPLES), (self.out / SAMPLES).open("a") as file:
-            file.write(json.dumps({"step": self.step, "prompt": prompt, "text": text}) + "\n")
+        with self._telling_what_is_saved():
+            add_record(self.out / SAMPLES, {"step": self.step, "prompt": prompt, "text": text})
 
     def due(self) -> list[Questions]:
         """The tasks that are to be asked at this step."""
@@ -250,7 +248,7 @@ class Trainer:
                 f"step {self.step:>6}  {result.task}: {score.name} {figure(score)}  [{score.protocol}]"
             )
         with self._telling_what_is_saved():
-            add_scores(self.out, {"step": self.step, "limit": self.settings.task_limit, **result_json(result)})
+            add_record(self.out / TASKS, {"step": self.step, "limit": self.settings.task_limit, **result_json(result)})
         if self.board is not None:
             values = finite({f"{result.task}/{score.name}": score.value for score in result.scores})
             self.board.write({"step": self.step, **values})
