@@ -81,7 +81,7 @@ class TinygradBackend(Backend):
             for name in Device._opened_devices:
                 Device[name]._at_profile_finalize()  # type: ignore[no-untyped-call]
         with (folder / "profile.pkl").open("wb") as file:
-            pickle.dump(cpu_events + Compiled.profile_events + Buffer.profile_events, file)
+            pickle.dump(cpu_events + Compiled.profile_events + _begun(Buffer.profile_events), file)
 
     def synchronize(self) -> None:
         """Wait for the device."""
@@ -129,6 +129,21 @@ def _several(name: str, parallel: str | None, devices: int | str | None) -> list
     if missing := [each for each in names if not _works(each)]:
         raise BackendError(f"tinygrad has no device {missing[0]!r} here")
     return names
+
+
+def _begun(events: list[Any]) -> list[Any]:
+    """What happened to buffers, without the end of those that were there before: the viewer fails over it."""
+    there: set[int] = set()
+    kept = []
+    for event in events:
+        if event.name == "alloc":
+            there.add(event.key)
+        elif event.name == "free" and event.key not in there:
+            continue
+        elif event.name == "free":
+            there.remove(event.key)
+        kept.append(event)
+    return kept
 
 
 def _accelerators() -> list[str]:
