@@ -22,4 +22,5 @@ def on_device(backend: Backend, config: GPT2Config, weights: Weights) -> Tree:
     """`weights` on the backend's device; `InputError` for those of the host that do not fit."""
     if isinstance(weights, OnDevice):
         return weights.params
-    return backend.load_params(check_parameters(config, weights))
+    weights = check_parameters(config, weights)  # before anything is asked of the backend
+    return backend.load_params(weights)

@@ -34,7 +34,8 @@ class Generator:
     ) -> None:
         """Put `params` on the device, unless they are there. Text needs the `tokenizer`."""
         self.backend, self.config, self.tokenizer = backend, config, tokenizer
-        self._params = backend.decoding_params(on_device(backend, config, params))
+        weights = on_device(backend, config, params)
+        self._params = backend.decoding_params(weights)
 
     def generate(
         self, prompts: Sequence[Prompt], options: GenerateOptions | None = None, **settings: Any
