@@ -39,9 +39,12 @@ def run_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: flo
 def _rank(
     results: Any, rank: int, ranks: int, port: int, environment: Any, function: Callable[..., Any], args: Any
 ) -> None:
+    import torch  # the server has it
+
     os.environ.update(environment)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)  # what a variable asks for was read by the server
     try:
         results.put((rank, function(*args)))
     except BaseException as error:

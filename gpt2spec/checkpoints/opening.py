@@ -18,6 +18,8 @@ FORMATS = (
     "a run directory or checkpoint of gpt2spec, a Hugging Face folder, OpenAI's folder, "
     "a .pt file of nanoGPT or a .bin file of llm.c"
 )
+DEMO = Path(__file__).parent.parent / "demo"
+"""A small model that comes with this package: docs/runs.md says how it was made."""
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _PADDED_VOCAB_SIZE = 50304
 """GPT-2's vocabulary up to a multiple of 64, as nanoGPT trains it from scratch."""
@@ -28,7 +30,8 @@ def load_checkpoint(path: Path | str, step: int | None = None) -> tuple[GPT2Conf
 
     Args:
         path: a run directory or checkpoint folder of ours; a Hugging Face or OpenAI folder; a file of nanoGPT or
-            llm.c. Which it is, is seen from its contents.
+            llm.c. Which it is, is seen from its contents. "demo", where there is no such file, is the small model that
+            comes with this package.
         step: which checkpoint of a run directory; the last by default.
 
     Returns:
@@ -45,6 +48,8 @@ def load_checkpoint(path: Path | str, step: int | None = None) -> tuple[GPT2Conf
 def open_checkpoint(path: Path | str, step: int | None = None) -> CheckpointReader:
     """The checkpoint at `path`, checked as far as it can be without reading the weights; see `load_checkpoint`."""
     path = Path(path)
+    if path == Path("demo") and not path.exists():
+        path = DEMO
     if path.is_dir() and not is_checkpoint_folder(path):
         if not checkpoint_steps(path):
             raise CheckpointError(f"{path} holds no checkpoint that can be read: {FORMATS} can be")

@@ -16,7 +16,7 @@ def add_checkpoint_arguments(parser: Any, required: bool = False) -> None:
         type=Path,
         required=required,
         metavar="PATH",
-        help="run directory or checkpoint; or a model of Hugging Face, OpenAI, nanoGPT or llm.c",
+        help="run directory or checkpoint; or a model of Hugging Face, OpenAI, nanoGPT or llm.c; or demo",
     )
     add_step_argument(parser)
 

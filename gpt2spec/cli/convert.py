@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SRC",
-        help="run directory or checkpoint; or a model of Hugging Face, OpenAI, nanoGPT or llm.c",
+        help="run directory or checkpoint; or a model of Hugging Face, OpenAI, nanoGPT or llm.c; or demo",
     )
     parser.add_argument("target", type=Path, metavar="DST", help="the folder (hf, gpt2spec) or file to make")
     parser.add_argument(

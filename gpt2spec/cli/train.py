@@ -178,8 +178,9 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
         values["data"] = absolute(values["data"])
     if isinstance(tasks := values.get("tasks"), dict):
         values["tasks"] = {name: path and absolute(path) for name, path in tasks.items()}
-    for name in ("init_from", "tokenizer"):  # a run may be resumed from another folder
-        if isinstance(values.get(name), str) and (name == "init_from" or Path(values[name]).is_dir()):
+    paths = {"init_from": Path.exists, "tokenizer": Path.is_dir}  # others are names
+    for name, is_path in paths.items():  # a run may be resumed from another folder
+        if isinstance(values.get(name), str) and is_path(Path(values[name])):
             values[name] = str(Path(values[name]).resolve())
     if args.resume is None:
         settings = settings_from(values, source)
