@@ -69,6 +69,10 @@ class Contestant:
         self.process.stdin.flush()
         return float(self.answer())
 
+    def leave(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def answer(self) -> str:
         line = self.process.stdout.readline()
         assert line, f"{self.process.args} has ended"
@@ -88,7 +92,7 @@ def test_decoding(benchmark, rows: int) -> None:
 
     benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
     for contestant in contestants.values():
-        contestant.process.kill()
+        contestant.leave()
     rows_of_table, slow = [], []
     reference = [step for _, step in found["Hugging Face", "float32"][1:]]
     for name, times in found.items():
