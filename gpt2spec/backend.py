@@ -187,6 +187,17 @@ class Backend(ABC):
         if self.any_rank(failure is not None):
             raise failure or BackendError(f"process {self.rank} of {self.ranks} ends with another one: see its message")
 
+    def aside(self) -> Backend | None:
+        """This backend for a thread beside the steps, where it saves what `copied` gave; None where it cannot.
+
+        What processes tell each other there does not meet what they tell each other here. All of them ask together.
+        """
+        return None
+
+    def copied(self, params: Tree) -> Tree:
+        """Parameters on the host, for `aside` to save while the steps go on: of each process, what is its own."""
+        raise NotImplementedError
+
     def leave(self) -> None:  # noqa: B027 - a process alone has nothing to end
         """End the processes' common work, when all is done."""
 

@@ -37,7 +37,13 @@ def attempt() -> str:
 
 
 class Processes:
-    """All processes of the job; this one is `rank` of `ranks`."""
+    """All processes of the job; this one is `rank` of `ranks`.
+
+    Attributes:
+        group: in which they talk; None is PyTorch's own.
+    """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self) -> None:
         """Meet the others where the environment says, which waits for all of them."""
@@ -56,11 +62,17 @@ class Processes:
             dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 
+    def aside(self) -> "Processes":
+        """The same in a group of hosts of their own, for another thread."""
+        processes = Processes()
+        processes.group = dist.new_group(backend="gloo")
+        return processes
+
     def any(self, flag: bool) -> bool:
         """Whether any process says so. All must ask; the host waits, an accelerator does not."""
         said = torch.tensor([int(flag)])
         with self.all_there():
-            dist.all_reduce(said, dist.ReduceOp.MAX)
+            dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
         return bool(said.item())
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ split along its first axis.
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +41,7 @@ class ShardedBackend(ParallelTorchBackend):
         self.ops = ShardedOps(dtype, device)
         self.mesh = DeviceMesh(device.type, torch.arange(self.ranks))
         self.models: dict[int, Model] = {}
+        self.beside: ShardedBackend | None = None
 
     def load_params(self, host: dict[str, np.ndarray]) -> Any:
         """Each process keeps its part of what all of them were given."""
@@ -57,7 +59,25 @@ class ShardedBackend(ParallelTorchBackend):
         """By PyTorch's distributed checkpoints, in safetensors files: one for each process."""
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         with self.processes.all_there(), failures_of_files():
-            save(named_params(params), storage_writer=writer)
+            save(named_params(params), storage_writer=writer, process_group=self.processes.group)
+
+    def aside(self) -> "ShardedBackend":
+        """Made when it is first asked for, and kept."""
+        if self.beside is None:
+            self.beside = copy.copy(self)
+            self.beside.processes = self.processes.aside()
+            self.beside.mesh = DeviceMesh("cpu", torch.arange(self.ranks))
+        return self.beside
+
+    def copied(self, params: Any) -> Any:
+        """Parts on the hosts' mesh."""
+        mesh = self.mesh
+
+        def part(x: DTensor) -> DTensor:
+            local = x.to_local().to("cpu", copy=True)
+            return DTensor.from_local(local, mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
+
+        return tree_map(part, params)
 
     def load_parts(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
         """Each process reads the rows that are its own."""

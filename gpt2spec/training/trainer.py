@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.native import TrainingState, checkpoint_steps, save_checkpoint
-from gpt2spec.checkpoints.parts import save_in_parts
+from gpt2spec.checkpoints.parts import KINDS, save_in_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import GPT2SpecError, StorageError
@@ -167,7 +167,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write a checkpoint: whole, from a copy and beside the next steps, or in parts, by all processes."""
+        """Write a checkpoint, from a copy and beside the next steps: whole, or in parts, by all processes."""
         with self._telling_what_is_saved():
             self.background.wait()
             self.log.sync()
@@ -200,10 +200,20 @@ class Trainer:
     def _save_in_parts(self, progress: dict[str, Any]) -> None:
         norm = self.backend.jit(self.backend.ops.global_norm)(tree_leaves(self.state["params"]))
         self._check_finite({"a weight": self._number(norm)}, self.step)
+        aside, best = self.backend.aside(), self.history.best()
+        backend = self.backend if aside is None else aside
+        state = self.state if aside is None else {kind: aside.copied(self.state[kind]) for kind in KINDS}
+
+        def write() -> None:
+            save_in_parts(self.out, self.config, backend, state, progress, self.tokenizer)
+            if backend.rank == 0:
+                self._make_room(best)
+
+        if aside is not None:
+            self.background.start(write)
+            return
         with self._telling_what_is_saved():
-            save_in_parts(self.out, self.config, self.backend, self.state, progress, self.tokenizer)
-            if self.backend.rank == 0:
-                self._make_room(self.history.best())
+            write()
 
     def _make_room(self, best: int | None) -> None:
         settings = self.settings
