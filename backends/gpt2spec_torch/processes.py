@@ -1,6 +1,7 @@
 """The processes of one job, as `torchrun` starts them, and what they tell each other beside tensors' own traffic."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator
 
@@ -64,7 +65,7 @@ class Processes:
 
     def aside(self) -> "Processes":
         """The same in a group of hosts of their own, for another thread."""
-        processes = Processes()
+        processes = copy.copy(self)
         processes.group = dist.new_group(backend="gloo")
         return processes
 

@@ -71,11 +71,10 @@ class ShardedBackend(ParallelTorchBackend):
 
     def copied(self, params: Any) -> Any:
         """Parts on the hosts' mesh."""
-        mesh = self.mesh
 
         def part(x: DTensor) -> DTensor:
             local = x.to_local().to("cpu", copy=True)
-            return DTensor.from_local(local, mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
+            return DTensor.from_local(local, self.mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
 
         return tree_map(part, params)
 

@@ -200,9 +200,9 @@ class Trainer:
     def _save_in_parts(self, progress: dict[str, Any]) -> None:
         norm = self.backend.jit(self.backend.ops.global_norm)(tree_leaves(self.state["params"]))
         self._check_finite({"a weight": self._number(norm)}, self.step)
-        aside, best = self.backend.aside(), self.history.best()
-        backend = self.backend if aside is None else aside
-        state = self.state if aside is None else {kind: aside.copied(self.state[kind]) for kind in KINDS}
+        best, aside, backend, state = self.history.best(), self.backend.aside(), self.backend, self.state
+        if aside is not None:
+            backend, state = aside, {kind: aside.copied(state[kind]) for kind in KINDS}
 
         def write() -> None:
             save_in_parts(self.out, self.config, backend, state, progress, self.tokenizer)
