@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json, special_tokens
-from gpt2spec.checkpoints.huggingface_tokenizer import MERGES, SETTINGS, VOCABULARY, tokenizer_in
+from gpt2spec.checkpoints.huggingface_tokenizer import tokenizer_in
 from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
@@ -21,11 +21,12 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import weight_table
 from gpt2spec.tokenizer import TOKENIZERS, tokenizer_named, write_tokenizer
+from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
 CONFIG, SAFETENSORS, TORCH = "config.json", "model.safetensors", "pytorch_model.bin"
 GENERATION_CONFIG = "generation_config.json"
 INDEX = ".index.json"
-FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG, VOCABULARY, MERGES, SETTINGS})
+FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG, *TOKENIZER_FILES})
 """What `write_folder` writes."""
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of older versions
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.errors import CheckpointError
 from gpt2spec.tokenizer import TOKENIZERS, tokenizer_named
+from gpt2spec.tokenizer.saved import BOTH, MERGES
 from gpt2spec.tokenizer.vocabulary import VERSION_LINE
-
-VOCABULARY, MERGES, BOTH, SETTINGS = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
 
 
 def tokenizer_in(folder: Path) -> str | None:

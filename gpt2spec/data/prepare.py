@@ -26,7 +26,7 @@ from gpt2spec.data.shards import MAX_VOCAB_SIZE, ShardWriter, Tokens, count_toke
 from gpt2spec.data.sources import Source, find_sources
 from gpt2spec.errors import ConfigError, DataError, StorageError
 from gpt2spec.files import publish_folder, storage_errors
-from gpt2spec.tokenizer import TOKENIZERS, Tokenizer, gpt2_tokenizer, tokenizer_named, write_tokenizer
+from gpt2spec.tokenizer import Tokenizer, comes_along, gpt2_tokenizer, write_tokenizer
 from gpt2spec.tokenizer.parallel import encode_labelled
 from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
@@ -195,7 +195,7 @@ class _Preparation:
         )
         with storage_errors(self._folder / MANIFEST):
             (self._folder / JOURNAL).unlink(missing_ok=True)
-            if self._tokenizer.id not in (tokenizer_named(name).id for name in TOKENIZERS):
+            if not comes_along(self._tokenizer):
                 write_tokenizer(self._folder, self._tokenizer)
             (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         return manifest

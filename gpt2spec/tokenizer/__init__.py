@@ -4,6 +4,7 @@ from gpt2spec.tokenizer.bpe import (
     TOKENIZERS,
     Tokenizer,
     byte_tokenizer,
+    comes_along,
     gpt2_tokenizer,
     tokenizer_named,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "byte_tokenizer",
+    "comes_along",
     "encode_labelled",
     "encode_stream",
     "find_tokenizer",

@@ -137,6 +137,11 @@ def tokenizer_named(name: str) -> Tokenizer:
     return _BY_NAME[name]()
 
 
+def comes_along(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is one of `TOKENIZERS`, so that no copy of it need be kept."""
+    return any(tokenizer_named(name).id == tokenizer.id for name in TOKENIZERS)
+
+
 def _text(text: str) -> str:
     """`text`, or an `InputError` for what tiktoken would refuse unclearly or, worse, replace silently."""
     if not isinstance(text, str):

@@ -9,12 +9,11 @@ from gpt2spec.data.token_files import UNKNOWN
 from gpt2spec.errors import ConfigError
 from gpt2spec.files import atomic_folder
 from gpt2spec.tokenizer import (
-    TOKENIZERS,
     Tokenizer,
+    comes_along,
     find_tokenizer,
     read_tokenizer,
     recorded_tokenizer,
-    tokenizer_named,
     write_tokenizer,
 )
 from gpt2spec.tokenizer.saved import FOLDER, MERGES
@@ -47,7 +46,7 @@ def check_same_tokenizer(settings: RunSettings, encoding: Tokenizer, dataset: Da
 
 def keep_tokenizer(run: Path, tokenizer: Tokenizer | None) -> None:
     """Copy a tokenizer that does not come with gpt2spec into a new run directory."""
-    if tokenizer is None or any(tokenizer_named(name) is tokenizer for name in TOKENIZERS):
+    if tokenizer is None or comes_along(tokenizer):
         return
     with atomic_folder(run / FOLDER) as folder:
         write_tokenizer(folder, tokenizer)
