@@ -17,12 +17,14 @@ import pytest
 from checkpoint_models import CONFIG, TARGETS, random_parameters, same_bits, write
 
 import gpt2spec
+from gpt2spec.checkpoints import released
 from gpt2spec.checkpoints.convert import convert, hashes_of, verify
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry
 from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
+from gpt2spec.files import sha256_of_file
 from gpt2spec.parameters import Weight, count_parameters, weight_table
 
 Command = Callable[..., tuple[int, str, str]]
@@ -84,6 +86,20 @@ def test_info_shows_a_checkpoint_of_any_format(tmp_path: Path, source: Path, com
     assert described["checkpoint"]["format"] == "gpt2spec"
     for wrong in (("gpt2", "--checkpoint", path), ("--hashes",), ("gpt2", "--step", 1)):
         assert command("info", *wrong)[0] == 2
+
+
+def test_a_released_file_is_known_by_its_hash(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "hf", "hf", random_parameters())
+    assert "This is" not in command("info", "--checkpoint", folder)[1]
+    path = folder / "model.safetensors"
+    small = released.RELEASES[1]._replace(size=path.stat().st_size, sha256=sha256_of_file(path))
+    for release, told in ((small, "124M as on"), (small._replace(sha256="0" * 64), "not 124M as on")):
+        monkeypatch.setattr(released, "RELEASES", (release,))
+        assert f"This is {told}" in command("info", "--checkpoint", folder)[1]
+        out = command("convert", folder, tmp_path / "gpt2.bin", "--to", "llmc", "--verify", "--force")[1]
+        assert f"release    {told}" in out
 
 
 def test_a_checkpoint_of_a_run_is_chosen_by_its_step(tmp_path: Path, source: Path, command: Command) -> None:

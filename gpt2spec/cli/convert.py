@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), or bfloat16, rounded")
     add_step_argument(parser)
     parser.add_argument("--force", action="store_true", help="replace DST where it is such a checkpoint already")
-    parser.add_argument("--verify", action="store_true", help="read DST back and compare every weight with SRC")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read DST back and compare every weight with SRC; tell whether SRC is a released model",
+    )
     parser.add_argument("--hashes", action="store_true", help="print the SHA-256 of every weight")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -64,12 +68,15 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str, verified: bool) -> str:
     """What was done, as a table, and what one should know of it."""
+    from gpt2spec.checkpoints.released import told_of_release
     from gpt2spec.cli.table import format_table
     from gpt2spec.parameters import count_parameters
 
+    release = told_of_release(reader.path) if verified else None
     weights = f"{len(reader.entries):,} of {count_parameters(reader.config):,} values, {dtype}"
     rows = [
         ("from", f"{reader.path} ({reader.format})"),
+        *([("release", release)] if release else []),
         ("to", f"{target} ({form.title})"),
         ("weights", weights + (", verified" if verified else "")),
         ("tokenizer", reader.tokenizer or "not recorded"),

@@ -59,17 +59,27 @@ def run(args: argparse.Namespace) -> int:
 def show_checkpoint(args: argparse.Namespace) -> int:
     """Print the model of a checkpoint, and the hashes of its weights where they are asked for."""
     from gpt2spec.checkpoints.convert import hashes_of
+    from gpt2spec.checkpoints.released import told_of_release
 
     reader = opened(args.checkpoint, args.step)
     description = describe(reader.config, args.context, args.batch_size)
     hashes = hashes_of(reader) if args.hashes else {}
     dtypes = sorted({entry.dtype for entry in reader.entries.values()})
-    about = {"path": str(reader.path), "format": reader.format, "dtypes": dtypes, "tokenizer": reader.tokenizer}
+    release = told_of_release(reader.path)
+    about = {
+        "path": str(reader.path),
+        "format": reader.format,
+        "dtypes": dtypes,
+        "tokenizer": reader.tokenizer,
+        "release": release,
+    }
     if args.json:
         print(json.dumps({"checkpoint": about, **description, **({"sha256": hashes} if hashes else {})}, indent=2))
         return 0
     print(model_text(str(reader.path), reader.config, description))
     print(f"\n{reader.format}, {' and '.join(dtypes)}, tokenizer {reader.tokenizer or 'not recorded'}")
+    if release:
+        print(f"This is {release}.")
     if hashes:
         print(f"\n{hashes_text(reader.config, hashes)}")
     return 0
