@@ -21,6 +21,7 @@ from gpt2spec.tasks.registry import load_task
 from gpt2spec.tasks.report import result_json
 from gpt2spec.training import tasks as run_tasks
 from gpt2spec.training.loop import train
+from gpt2spec.training.plot import plot_runs, scores_of
 from gpt2spec.training.run_directory import read_metrics, read_scores
 from gpt2spec.training.settings import RunSettings
 
@@ -73,6 +74,23 @@ def test_scores_are_those_of_the_checkpoint_and_the_run_is_the_same(
             expected.append({"step": step, "limit": None, **result_json(result)})
     assert read_scores(tmp_path / "run") == expected
     assert not (tmp_path / "straight" / "tasks.jsonl").exists()
+
+
+def test_scores_are_drawn_below_the_losses(corpus: Path, samples: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    train(settings(corpus, tasks={"lambada": samples["lambada"]}, task_every=5), tmp_path / "a", quiet=True)
+    train(settings(corpus, tasks=samples), tmp_path / "b", quiet=True)
+    scores = scores_of([tmp_path / "a", tmp_path / "b"])
+    assert {title: [len(curve) for curve in curves.values()] for title, curves in scores.items()} == {
+        title: [2, 1] if title.startswith("lambada: ") else [1] for title in scores
+    }
+    for record in read_scores(tmp_path / "b"):
+        for score in record["scores"]:
+            curve = scores[f"{record['task']}: {score['name']}"][1]
+            assert curve == [(10, score["value"], score["stderr"] or 0.0)]
+    plot_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "loss.svg")
+    drawn = (tmp_path / "loss.svg").read_text()
+    assert all(f"<!-- {title} -->" in drawn for title in scores)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""`gpt2spec plot`: the loss curves of runs."""
+"""`gpt2spec plot`: the loss curves of runs, and their scores in tasks."""
 
 import argparse
 from pathlib import Path
 
 NAME = "plot"
-HELP = "draw the loss curves of one or several runs"
+HELP = "draw the losses of one or several runs, and their scores in tasks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Loss curves as a picture. Needs the `plot` extra."""
+"""Loss curves, and scores in tasks, as a picture. Needs the `plot` extra."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -6,13 +6,20 @@ from typing import Any
 
 from gpt2spec.errors import CheckpointError, ConfigError
 from gpt2spec.files import atomic_write
-from gpt2spec.training.run_directory import open_run, read_metrics
+from gpt2spec.training.run_directory import open_run, read_metrics, read_scores
 
 FORMATS = ("png", "svg", "pdf")
+WIDTH, HEIGHT, SCORE_HEIGHT = 8.0, 5.0, 2.5
+"""Of the picture, and of a row of two scores below the losses, in inches."""
+
+WIDE = 10
+"""Scores that differ by such a factor are drawn on a logarithmic axis."""
 
 
 def plot_runs(runs: list[Path], out: Path) -> None:
     """Training loss, validation loss and the data's unigram entropy over the steps, all runs in one picture.
+
+    Below them stand the scores that the runs have in tasks, each with its standard errors.
 
     `out` ends in .png, .svg or .pdf. Raises `ConfigError` where it does not or matplotlib is absent, and
     `CheckpointError` for a folder that holds no run.
@@ -26,9 +33,12 @@ def plot_runs(runs: list[Path], out: Path) -> None:
     except ImportError as error:
         raise ConfigError('plots need matplotlib: pip install "gpt2spec[plot]"') from error
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    scores = scores_of(runs)
+    rows = -(-len(scores) // 2)
+    figure = Figure(figsize=(WIDTH, HEIGHT + SCORE_HEIGHT * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    grid = figure.add_gridspec(1 + rows, 2, height_ratios=[HEIGHT, *[SCORE_HEIGHT] * rows])
+    axes = figure.add_subplot(grid[0, :])
     entropies: dict[float, str] = {}
     for i, run in enumerate(runs):
         _, data = open_run(run)
@@ -40,6 +50,8 @@ def plot_runs(runs: list[Path], out: Path) -> None:
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
+    for i, (title, curves) in enumerate(scores.items()):
+        draw_scores(figure.add_subplot(grid[1 + i // 2, i % 2]), title, curves)
     with atomic_write(out) as file:
         figure.savefig(file, format=kind, dpi=120)
 
@@ -63,6 +75,35 @@ def draw_run(axes: Any, metrics: list[dict[str, Any]], name: str, color: str) ->
             linestyle="--",
             label=f"{name}: validation",
         )
+
+
+Curve = list[tuple[int, float, float]]
+"""Steps, scores, and their standard errors."""
+
+
+def scores_of(runs: list[Path]) -> dict[str, dict[int, Curve]]:
+    """Of every score that is a number, by its title: for each run, by its place in `runs`, the curve."""
+    found: dict[str, dict[int, Curve]] = {}
+    for i, run in enumerate(runs):
+        for record in read_scores(run):
+            for score in record["scores"]:
+                if score["value"] is not None:
+                    curve = found.setdefault(f"{record['task']}: {score['name']}", {}).setdefault(i, [])
+                    curve.append((record["step"], score["value"], score["stderr"] or 0.0))
+    return found
+
+
+def draw_scores(axes: Any, title: str, curves: dict[int, Curve]) -> None:
+    """One score of all runs that have it, in their colours."""
+    for i, curve in curves.items():
+        steps, scores, errors = zip(*curve, strict=True)
+        axes.errorbar(steps, scores, yerr=errors, color=f"C{i}", marker="o", markersize=4, capsize=2)
+    values = [value for curve in curves.values() for _, value, _ in curve]
+    if min(values) > 0 and max(values) > WIDE * min(values):  # as perplexities at first
+        axes.set_yscale("log")
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
 
 
 def smoothed(values: list[float]) -> list[float]:

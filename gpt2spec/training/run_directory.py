@@ -82,7 +82,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's scores in tasks, likewise; none where there is no file of them."""
-    return _records(path / TASKS, "step", "task") if (path / TASKS).exists() else []
+    return _records(path / TASKS, "step", "task", "scores") if (path / TASKS).exists() else []
 
 
 def forget_after(path: Path, step: int) -> None:
