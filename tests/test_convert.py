@@ -215,12 +215,12 @@ def test_a_full_disk_leaves_nothing_and_is_told(tmp_path: Path, source: Path, ta
 
 
 def test_progress_has_a_rate_and_a_time_left(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from gpt2spec.cli.convert import Progress
+    from gpt2spec.byte_progress import ByteProgress
 
-    with Progress("writing", 1_000_000, quiet=False) as progress:
+    with ByteProgress("writing", 4_000_000) as progress:
         progress.start = progress.last_line = time.monotonic() - 11
-        progress.add(250_000)
-        progress.add(250_000)
+        progress.add(1_000_000)
+        progress.add(1_000_000)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "writing  1/4 MB  0 MB/s  ETA 00:33"
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,9 @@ class StopsAfter(type(gpt2_tokenizer())):  # type: ignore[misc]
         if self.left < 0:
             raise KeyboardInterrupt
         return super().encode_to_numpy(text)
+
+    def encode_each(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encode_to_numpy(text) for text in texts]
 
 
 @pytest.fixture

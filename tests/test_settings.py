@@ -103,6 +103,7 @@ def test_command_line_assignments() -> None:
         "backend_options": {"mode": "reference"},
         "data": "a b",
     }
+    assert assignments(["tensorboard=true", "verify_data=false"]) == {"tensorboard": True, "verify_data": False}
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         assignments(["steps"])
     for text in ("steps=a b", "a b=c", "steps="):

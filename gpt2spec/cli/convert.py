@@ -1,10 +1,8 @@
 """`gpt2spec convert`: a checkpoint of any format into one of Hugging Face, nanoGPT or llm.c, or of ours, whole."""
 
 import argparse
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpt2spec.cli.checkpoint_arguments import add_step_argument, opened
 
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
 NAME = "convert"
 HELP = "write a checkpoint in the format of Hugging Face, nanoGPT or llm.c, or one in parts as a whole"
 
-SECONDS_BETWEEN_LINES = 10.0
 BYTES_A_VALUE = 4
 
 
@@ -48,18 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what was written."""
+    from gpt2spec.byte_progress import ByteProgress
     from gpt2spec.checkpoints.convert import convert, format_named, verify
     from gpt2spec.cli.info import hashes_text
     from gpt2spec.parameters import count_parameters
 
     form = format_named(args.to)
     reader = opened(args.source, args.step)
-    total = count_parameters(reader.config)
-    with Progress("writing", total, args.quiet) as progress:
-        hashes = convert(reader, args.target, args.to, dtype=args.dtype, force=args.force, progress=progress.add)
+    total = BYTES_A_VALUE * count_parameters(reader.config)
+    with ByteProgress("writing", total, args.quiet) as progress:
+        hashes = convert(
+            reader, args.target, args.to, dtype=args.dtype, force=args.force,
+            progress=lambda values: progress.add(BYTES_A_VALUE * values),
+        )  # fmt: skip
     if args.verify:
-        with Progress("verifying", total, args.quiet) as progress:
-            verify(args.target, hashes, progress.add)
+        with ByteProgress("verifying", total, args.quiet) as progress:
+            verify(args.target, hashes, lambda values: progress.add(BYTES_A_VALUE * values))
     print(summary(reader, args.target, form, args.dtype, args.verify))
     if args.hashes:
         print(f"\n{hashes_text(reader.config, hashes)}")
@@ -83,40 +84,3 @@ def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str
     ]
     notes = dict.fromkeys((*reader.notes, *form.notes))  # each once
     return "\n".join([format_table(rows), *(f"Note: {note}." for note in notes)])
-
-
-class Progress:
-    """Counts the bytes of weights, on standard error: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, label: str, values: int, quiet: bool) -> None:
-        """Begin to count now."""
-        self.label, self.total, self.quiet, self.done = label, BYTES_A_VALUE * values, quiet, 0
-        self.start = self.last_line = time.monotonic()
-        self.bar: Any = None
-        if not quiet and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(desc=label, total=self.total, unit="B", unit_scale=True, dynamic_ncols=True, leave=False)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def add(self, values: int) -> None:
-        """Note that so many more values are done."""
-        self.done += BYTES_A_VALUE * values
-        if self.bar is not None:
-            self.bar.update(BYTES_A_VALUE * values)
-        elif not self.quiet and time.monotonic() >= self.last_line + SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
-
-    def _line(self) -> str:
-        from tqdm import tqdm
-
-        rate = self.done / max(time.monotonic() - self.start, 1e-9)
-        eta = tqdm.format_interval((self.total - self.done) / rate)
-        return f"{self.label}  {self.done / 1e6:,.0f}/{self.total / 1e6:,.0f} MB  {rate / 1e6:,.0f} MB/s  ETA {eta}"

@@ -73,11 +73,13 @@ def run(args: argparse.Namespace) -> int:
     """Prepare or show."""
     if args.action == "prepare":
         return run_prepare(args)
+    from gpt2spec.byte_progress import ByteProgress
     from gpt2spec.data import open_prepared, read_manifest
 
     dataset = open_prepared(args.folder)
-    print(summary(read_manifest(args.folder), args.folder))
-    dataset.verify()
+    print(summary(read_manifest(args.folder), args.folder), flush=True)
+    with ByteProgress("verifying", sum(each.path.stat().st_size for each in dataset.checksums)) as progress:
+        dataset.verify(progress.add)
     print("\nall shards are undamaged")
     return 0
 

@@ -15,7 +15,7 @@ HELP = "train a GPT-2 on a text"
 
 # What a resumed run may change: where and how long it runs; not the model, its data or its optimizer.
 CHANGEABLE = frozenset(
-    {"data", "backend", "device", "parallel", "backend_options"}
+    {"data", "verify_data", "backend", "device", "parallel", "backend_options"}
     | {"batch_size", "accumulate", "tokens_per_step"}  # how a step's windows are divided; not how many they are
     | {"steps", "eval_every", "eval_windows", "checkpoint_every", "checkpoint_format"}
     | {"keep", "keep_every", "keep_best", "sample_tokens"}
@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or llm.c; several to mix them, each as DATA:WEIGHT; left out, the text of Python's own language reference",
     )
     run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--no-verify-data",
+        action="store_false",
+        dest="verify_data",
+        default=None,
+        help="begin without comparing the data with its checksums",
+    )
     run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/PRESET-DATE-TIME)")
     run.add_argument(
         "--resume",
@@ -242,7 +249,8 @@ def assignments(texts: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set takes KEY=VALUE, not {text!r}")
         try:
-            table = merge(table, tomllib.loads(f"{key} = {value!r}" if value.isidentifier() else f"{key} = {value}"))
+            word = value.isidentifier() and value not in ("true", "false")
+            table = merge(table, tomllib.loads(f"{key} = {value!r}" if word else f"{key} = {value}"))
         except tomllib.TOMLDecodeError:
             raise ConfigError(f"--set {text}: the value is neither TOML nor a word, or the key is no name") from None
     return table

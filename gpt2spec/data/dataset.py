@@ -8,9 +8,10 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gpt2spec.data.corpus import VAL_FRACTION, PrepareOptions
 from gpt2spec.data.journal import BusyError
@@ -35,6 +36,26 @@ HASHED_TOKENS = 500_000_000
 SAMPLED_TOKENS = 1 << 27
 
 
+class Checksum(NamedTuple):
+    """The SHA-256 that a file is to have, and what to do where it has another."""
+
+    path: Path
+    sha256: str
+    remedy: str
+
+    def verify(self, progress: Callable[[int], object] = lambda count: None) -> None:
+        """Read the file, telling `progress` of its bytes; one that has another hash is a `DataError`."""
+        try:
+            found = sha256_of_file(self.path, progress)
+        except OSError as error:
+            raise DataError(f"cannot read the shard {self.path}: {error.strerror or error}") from error
+        if found != self.sha256:
+            raise DataError(
+                f"the shard {self.path} is damaged: its SHA-256 is {found[:16]}…, the manifest has "
+                f"{self.sha256[:16]}…; {self.remedy}"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Two splits of tokens and where they come from.
@@ -49,7 +70,7 @@ class Dataset:
         source: the text, in words.
         fingerprint: hash of the manifest; equal for equal text, tokenizer and settings.
         folder: where the shards are.
-        checksums: SHA-256 of files, where they are known.
+        checksums: of files, where they are known.
     """
 
     name: str
@@ -61,17 +82,12 @@ class Dataset:
     source: str
     fingerprint: str
     folder: Path
-    checksums: tuple[tuple[Path, str], ...] = ()
+    checksums: tuple[Checksum, ...] = ()
 
-    def verify(self) -> None:
+    def verify(self, progress: Callable[[int], object] = lambda count: None) -> None:
         """Read all shards and compare their SHA-256 with the manifest; a difference is a `DataError`."""
-        for path, expected in self.checksums:
-            found = sha256_of_file(path)
-            if found != expected:
-                raise DataError(
-                    f"the shard {path} is damaged: its SHA-256 is {found[:16]}…, the manifest has {expected[:16]}…; "
-                    "prepare the folder again"
-                )
+        for checksum in self.checksums:
+            checksum.verify(progress)
 
 
 def open_dataset(
@@ -119,7 +135,9 @@ def open_dataset(
     return _open_text(find_sources([source]), name, str(source), tokenizer, options, cache, progress)
 
 
-def open_prepared(folder: Path, name: str | None = None, source: str | None = None) -> Dataset:
+def open_prepared(
+    folder: Path, name: str | None = None, source: str | None = None, remedy: str = "prepare the folder again"
+) -> Dataset:
     """The data in a prepared folder; the sizes of all shards are checked, their contents only by `verify`."""
     manifest = read_manifest(folder)
     return Dataset(
@@ -132,7 +150,7 @@ def open_prepared(folder: Path, name: str | None = None, source: str | None = No
         source=source or str(folder),
         fingerprint=sha256_of_file(folder / MANIFEST),
         folder=folder,
-        checksums=tuple((folder / shard.file, shard.sha256) for shard in (*manifest.train, *manifest.val)),
+        checksums=tuple(Checksum(folder / s.file, s.sha256, remedy) for s in (*manifest.train, *manifest.val)),
     )
 
 
@@ -194,9 +212,10 @@ def _open_text(
 ) -> Dataset:
     """Text through the cache: prepared on first use, and again if what is there is damaged."""
     folder = (cache or _user_cache()) / f"{name}-{_cache_key(sources, tokenizer, options)}"
+    remedy = f"remove the folder {folder}, and it is made again"
     if is_prepared(folder):
         try:
-            return open_prepared(folder, name, description)
+            return open_prepared(folder, name, description, remedy)
         except DataError:
             shutil.rmtree(folder, ignore_errors=True)
     _remove_abandoned(folder.parent, name)
@@ -210,7 +229,7 @@ def _open_text(
                 f"{error}. Prepared text is kept there; set XDG_CACHE_HOME to a folder that can be written, or choose "
                 "one with `gpt2spec data prepare`"
             ) from error
-    return open_prepared(folder, name, description)
+    return open_prepared(folder, name, description, remedy)
 
 
 def _remove_abandoned(cache: Path, name: str) -> None:

@@ -54,7 +54,7 @@ def open_mixture(sets: Sequence[str], **how: Any) -> Dataset:
         source=", ".join(sets),
         fingerprint=hashlib.sha256(contents.encode()).hexdigest(),
         folder=opened[0].folder,
-        checksums=tuple(pair for each in opened for pair in each.checksums),
+        checksums=tuple(dict.fromkeys(checksum for each in opened for checksum in each.checksums)),
     )
 
 

@@ -16,8 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from gpt2spec.byte_progress import ByteProgress
 from gpt2spec.data.corpus import Corpus, PrepareOptions
 from gpt2spec.data.journal import JOURNAL, JOURNAL_SECONDS, Journal, is_kept, resumed, workplace
 from gpt2spec.data.manifest import MANIFEST, VERSION, Manifest, ShardEntry, is_prepared, read_manifest
@@ -56,7 +56,7 @@ def prepare(
         tokenizer: GPT-2's by default.
         validation: sources whose documents are the validation split; all others are for training then.
         encoder: who encodes; see `encode_stream`. The tokens are the same.
-        progress: show a progress bar on a terminal.
+        progress: show how far it is on standard error.
 
     Raises:
         DataError: for text that is missing, empty, unreadable or not UTF-8, and for an `out` that is in use.
@@ -148,9 +148,9 @@ class _Preparation:
         mark = np.array([self._tokenizer.end_of_text], np.uint16)
         written = time.monotonic()
         pieces = self._corpus.pieces()
-        with _bar(self._corpus.total_bytes, progress) as bar:
+        with ByteProgress("encoding", self._corpus.total_bytes, quiet=not progress) as bar:
             for piece, _ in itertools.islice(pieces, self._pieces):  # encoded already: only read again
-                bar.update(piece.position - bar.n)
+                bar.reach(piece.position)
             try:
                 for piece, ids in encode_labelled(self._tokenizer, pieces, encoder=encoder):
                     writer = self._writers[piece.split]
@@ -158,7 +158,7 @@ class _Preparation:
                         writer.write(mark)
                     writer.write(ids)
                     self._pieces += 1
-                    bar.update(piece.position - bar.n)
+                    bar.reach(piece.position)
                     if time.monotonic() - written >= JOURNAL_SECONDS:
                         self._note()
                         written = time.monotonic()
@@ -279,11 +279,3 @@ def _install(folder: Path, out: Path) -> None:
             out.rename(old)
         publish_folder(folder, out)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _bar(total: int | None, progress: bool) -> tqdm:
-    """A progress bar with rate and time left; none where the output is no terminal."""
-    return tqdm(
-        desc="encoding", total=total, unit="B", unit_scale=True, leave=False, dynamic_ncols=True,
-        disable=None if progress else True,
-    )  # fmt: skip

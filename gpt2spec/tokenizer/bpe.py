@@ -10,7 +10,7 @@ import functools
 import gzip
 import hashlib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,18 @@ class Tokenizer:
         """Token ids of an ordinary text as uint32 [n]: the same as `encode`, faster for much text."""
         ids = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(_text(text))]
         return ids[0] if len(ids) == 1 else np.concatenate(ids)
+
+    def encode_each(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode_to_numpy` of every text; by one call where that can be, so that threads meet less often."""
+        try:
+            joined = _text(END_OF_TEXT.join(texts))
+        except (TypeError, InputError):  # of one of them, which is told apart
+            joined = ""
+        if joined.count(END_OF_TEXT) != len(texts) - 1 or len(split_long_runs(joined)) > 1:
+            return [self.encode_to_numpy(text) for text in texts]
+        ids = self._encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT}, disallowed_special=())
+        ends = np.flatnonzero(ids == self.end_of_text).tolist()
+        return [ids[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(ids)], strict=True)]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of some tokens; U+FFFD stands for bytes that are not UTF-8. Unknown ids: `InputError`."""

@@ -87,7 +87,7 @@ def _tiktoken(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[np.ndarray
     def encode(texts: Sequence[str]) -> list[np.ndarray]:
         if not hasattr(own, "tokenizer"):  # a copy pays where there is much to do
             own.tokenizer = tokenizer.copy() if sum(map(len, texts)) > BATCH_CHARACTERS // 2 else None
-        return [(own.tokenizer or tokenizer).encode_to_numpy(text) for text in texts]
+        return (own.tokenizer or tokenizer).encode_each(texts)
 
     return encode
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gpt2spec.backend import Backend
+from gpt2spec.byte_progress import ByteProgress
 from gpt2spec.config import VOCAB_SIZE
 from gpt2spec.data.dataset import Dataset, open_dataset
 from gpt2spec.data.mixed_dataset import open_mixture
@@ -12,15 +14,12 @@ from gpt2spec.data.token_files import UNKNOWN, Vocabulary
 from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.training.settings import RunSettings
 
-VERIFIED_TOKENS = 500_000_000
-"""Data of up to so many tokens, a gigabyte, is hashed before it is used; for more, there is `data info`."""
-
 
 def open_data(settings: RunSettings, tokenizer: Tokenizer, progress: bool) -> Dataset:
-    """The data of a run, its checksums verified where that takes seconds; `tokenizer` encodes raw text.
+    """The data of a run; `tokenizer` encodes raw text.
 
     Raises:
-        DataError: for data that is missing or damaged.
+        DataError: for data that is missing, or whose size shows that it is damaged.
         ConfigError: for weights or tokenizers that do not fit.
     """
     how: dict[str, Any] = {
@@ -29,12 +28,22 @@ def open_data(settings: RunSettings, tokenizer: Tokenizer, progress: bool) -> Da
         "progress": progress,
     }
     if isinstance(settings.data, list):
-        dataset = open_mixture(settings.data, **how)
-    else:
-        dataset = open_dataset(None if settings.data is None else Path(settings.data), **how)
-    if len(dataset.train) + len(dataset.val) <= VERIFIED_TOKENS:
-        dataset.verify()
-    return dataset
+        return open_mixture(settings.data, **how)
+    return open_dataset(None if settings.data is None else Path(settings.data), **how)
+
+
+def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
+    """Compare all shards with their checksums; several processes share them out, and where one finds damage, all fail.
+
+    They go in rounds of one shard each, so that none waits long for the others, nor for the end of the data to fail.
+    """
+    checksums, rank, ranks = dataset.checksums, backend.rank, backend.ranks
+    mine = sum(each.path.stat().st_size for each in checksums[rank::ranks])
+    with ByteProgress("verifying the data", mine, quiet) as progress:
+        for first in range(0, len(checksums), ranks):
+            with backend.together():
+                for checksum in checksums[first : first + ranks][rank : rank + 1]:
+                    checksum.verify(progress.add)
 
 
 def vocabulary(settings: RunSettings, tokenizer: Tokenizer) -> Vocabulary | None:

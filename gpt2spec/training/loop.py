@@ -16,7 +16,7 @@ from gpt2spec.data.token_files import UNKNOWN
 from gpt2spec.errors import BackendError, CheckpointError, ConfigError
 from gpt2spec.plugins import load_backend
 from gpt2spec.tokenizer import Tokenizer
-from gpt2spec.training.data import open_data
+from gpt2spec.training.data import open_data, verify_data
 from gpt2spec.training.history import History
 from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
@@ -106,6 +106,8 @@ def train(
     if initial is not None and initial.tokenizer not in (None, dataset.tokenizer_id):
         raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
     questions = read_tasks(settings, config, dataset, tokenizer)
+    if settings.verify_data:
+        verify_data(dataset, backend, quiet)
     if not resume:  # the state first: there may be no memory for it
         state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
     before = opened(out, settings, dataset, backend, tokenizer, new=not resume)

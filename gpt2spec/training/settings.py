@@ -27,6 +27,7 @@ class RunSettings:
     Attributes:
         data: prepared folder, text, or token files; several to mix them, `PATH:WEIGHT` each; None is the text of
             Python's language reference.
+        verify_data: whether shards are compared with their checksums first.
         preset: the model's size.
         model: changes to the preset, by the field names of `GPT2Config`. Without one to `vocab_size`, the
             vocabulary is the data's.
@@ -72,6 +73,7 @@ class RunSettings:
     """
 
     data: str | list[str] | None = None
+    verify_data: bool = True
     preset: str = "nano"
     tokenizer: str | None = None
     init_from: str | None = None
