@@ -62,24 +62,24 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and leaves no trace otherwise.
 
-    `path` must not exist yet, unless as an empty folder.
+    `path` must not exist yet, unless as an empty folder, or as one to `replace`, which goes when the new one is whole.
     """
     with storage_errors(path):
         temporary = _temporary(path)
         try:
             temporary.mkdir()
             yield temporary
-            publish_folder(temporary, path)
+            publish_folder(temporary, path, replace)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
-def publish_folder(temporary: Path, path: Path) -> None:
-    """Give a folder that is complete its name, after all in it is on the disk."""
+def publish_folder(temporary: Path, path: Path, replace: bool = False) -> None:
+    """Give a folder that is complete its name, after all in it is on the disk; one to `replace` is then removed."""
     with storage_errors(path):
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
@@ -87,8 +87,12 @@ def publish_folder(temporary: Path, path: Path) -> None:
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
         sync_folder(temporary)
+        old = _temporary(path)
+        if replace and path.exists():
+            path.rename(old)
         temporary.rename(path)
         sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

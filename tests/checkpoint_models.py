@@ -18,6 +18,8 @@ from gpt2spec.parameters import HostParams, initial_parameters
 CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_ctx=24, vocab_size=61, dropout=0.0)
 TARGETS = ("hf", "nanogpt", "llmc")
 SOURCES = ("ours", *TARGETS)
+FOREIGN = {"transformers": "hf", "llm.c": "llmc"}
+"""Formats as others write them, without the checksums that are ours, and their names in `TARGETS`."""
 
 
 def random_parameters(config: GPT2Config = CONFIG, seed: int = 0) -> HostParams:
@@ -26,11 +28,17 @@ def random_parameters(config: GPT2Config = CONFIG, seed: int = 0) -> HostParams:
 
 
 def write(path: Path, source: str, params: HostParams, config: GPT2Config = CONFIG) -> Path:
-    """The model in one of `SOURCES`, at `path`."""
+    """The model in one of `SOURCES`, or as one of `FOREIGN` has it, at `path`."""
     run = path.with_name(f"{path.name}-run") if source != "ours" else path
     save_checkpoint(run, config, params, TrainingState(params, params, {"step": 1}))
     if source != "ours":
-        convert(open_checkpoint(run), path, source)
+        convert(open_checkpoint(run), path, FOREIGN.get(source, source))
+    if source == "transformers":
+        (path / "SHA256SUMS").unlink()
+    if source == "llm.c":
+        with path.open("r+b") as file:
+            file.seek(32)
+            file.write(bytes(1024 - 32))
     return path
 
 

@@ -1,5 +1,6 @@
 """Every format in and out: the same bits, the other projects' own readers, and what is refused by name."""
 
+import hashlib
 import json
 import re
 import sys
@@ -103,7 +104,7 @@ def test_what_transformers_writes_is_read(tmp_path: Path, dtype: str, sharded: b
 
 def test_a_configuration_without_rates_has_the_rates_transformers_would_give_it(tmp_path: Path) -> None:
     described = {key: value for key, value in config_to_json(CONFIG).items() if not key.endswith("_pdrop")}
-    folder = write(tmp_path / "hf", "hf", random_parameters())
+    folder = write(tmp_path / "hf", "transformers", random_parameters())
     (folder / "config.json").write_text(json.dumps(described))
     theirs = transformers.GPT2Config.from_pretrained(folder)
     ours = open_checkpoint(folder).config
@@ -177,7 +178,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("key", "value"), REFUSED, ids=lambda value: str(value)[:30])
 def test_a_configuration_gpt2_does_not_have_is_refused_by_name(tmp_path: Path, key: str, value: object) -> None:
-    folder = write(tmp_path / "hf", "hf", random_parameters())
+    folder = write(tmp_path / "hf", "transformers", random_parameters())
     described = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(described | {key: value}))
     with pytest.raises(CheckpointError, match=key if value != 10**9 else "28 weights; a model of 1000000000 layers"):
@@ -185,14 +186,14 @@ def test_a_configuration_gpt2_does_not_have_is_refused_by_name(tmp_path: Path, k
 
 
 def test_an_inner_width_of_four_times_the_width_is_gpt2s(tmp_path: Path) -> None:
-    folder = write(tmp_path / "hf", "hf", random_parameters())
+    folder = write(tmp_path / "hf", "transformers", random_parameters())
     described = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(described | {"n_inner": 64}))
     assert open_checkpoint(folder).config == CONFIG
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "hf", "hf", random_parameters())
+    folder = write(tmp_path / "hf", "transformers", random_parameters())
     original = load_file(folder / "model.safetensors")
     changes: list[tuple[dict[str, Any], str]] = [
         ({"wpe.weight": original["wpe.weight"][:-1].copy()}, r"'wpe.weight' has shape \[23, 16\]; \[24, 16\] is"),
@@ -326,6 +327,37 @@ def test_an_independent_reader_of_llmc_reads_what_is_written(tmp_path: Path) -> 
     sizes, weights = read_llmc(write(tmp_path / "gpt2.bin", "llmc", params))
     assert sizes == {"version": 3, "T": 24, "V": 61, "L": 2, "NH": 2, "C": 16, "Vp": 128}
     assert same_bits(weights, to_llmc(params))
+
+
+def test_a_checksum_stands_where_llmc_has_zeros(tmp_path: Path) -> None:
+    ours = write(tmp_path / "gpt2.bin", "llmc", random_parameters()).read_bytes()
+    theirs = write(tmp_path / "theirs.bin", "llm.c", random_parameters())
+    assert (ours[:32], ours[1024:]) == (theirs.read_bytes()[:32], theirs.read_bytes()[1024:])
+    assert same_bits(gpt2spec.load_checkpoint(theirs)[1], random_parameters())
+    assert (ours[32:48], ours[48:992]) == (b"gpt2spec SHA-256", bytes(944))
+    assert ours[992:1024] == hashlib.sha256(ours[:992] + bytes(32) + ours[1024:]).digest()
+
+
+@pytest.mark.parametrize(
+    "place", [40, 500, 1000, 1024 + 61 * 64, -1], ids=["mark", "rest", "hash", "padding", "weight"]
+)
+def test_any_damage_of_an_llmc_file_of_ours_is_told(tmp_path: Path, place: int) -> None:
+    path = write(tmp_path / "gpt2.bin", "llmc", random_parameters())
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"gpt2.bin is damaged, or was changed .* zeros over bytes 32 to 1023"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("first", [1, 2], ids=["with-its-hash", "of-weights"])
+def test_a_lost_block_of_an_llmc_file_of_ours_is_told(tmp_path: Path, first: int) -> None:
+    path = write(tmp_path / "gpt2.bin", "llmc", random_parameters())
+    data = bytearray(path.read_bytes())
+    data[512 * first : 512 * 4] = bytes(512 * (4 - first))
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"gpt2.bin is damaged"):
+        open_checkpoint(path)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -14,13 +14,14 @@ import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.checkpoints.native import (
     TrainingState,
+    checkpoint_folder,
     checkpoint_steps,
-    find_checkpoint,
     load_model,
     load_training,
     save_checkpoint,
     verify_checkpoint,
 )
+from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import PRESETS, GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.files import atomic_folder, atomic_write
@@ -128,15 +129,15 @@ def test_weights_that_do_not_fit_the_config_are_named(saved: Path) -> None:
 
 def test_finding_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run directory"):
-        find_checkpoint(tmp_path / "absent")
+        open_checkpoint(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        find_checkpoint(tmp_path)
+        open_checkpoint(tmp_path)
     folders = {step: save(tmp_path, step) for step in (2, 10)}
-    assert find_checkpoint(tmp_path) == folders[10]
-    assert find_checkpoint(tmp_path, 2) == folders[2]
-    assert find_checkpoint(folders[2]) == folders[2]
+    assert open_checkpoint(tmp_path).path == folders[10]
+    assert open_checkpoint(tmp_path, 2).path == folders[2]
+    assert open_checkpoint(folders[2]).path == folders[2]
     with pytest.raises(CheckpointError, match="it has 2, 10"):
-        find_checkpoint(tmp_path, 3)
+        open_checkpoint(tmp_path, 3)
 
 
 def test_a_save_that_fails_leaves_the_others_and_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +150,7 @@ def test_a_save_that_fails_leaves_the_others_and_no_trace(tmp_path: Path, monkey
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
-    verify_checkpoint(find_checkpoint(tmp_path))
+    verify_checkpoint(checkpoint_folder(tmp_path, 1))
 
 
 def test_replacing_a_checkpoint_fails_without_losing_the_old_one(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_save_killed_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Pat
                 process.wait(delay)
             process.kill()
         for step in checkpoint_steps(run):
-            verify_checkpoint(find_checkpoint(run, step))
+            verify_checkpoint(checkpoint_folder(run, step))
 
 
 def test_atomic_writes_replace_whole_files_or_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Files made to harm, and files that came to harm: never another program, never other weights without a word.
 
-What has checksums (our own, OpenAI's, PyTorch's zip archives) is refused or right. A safetensors file of Hugging
-Face and a file of llm.c have none: a flipped bit in a weight cannot be noticed, one in the structure is.
+What has checksums (all that is written here, OpenAI's weights, PyTorch's zip archives) is refused or right. A folder as
+`transformers` writes it and a file as llm.c does have none: a flipped bit in a weight cannot be noticed, one in the
+structure is.
 """
 
 import json
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_models import CONFIG, random_parameters, same_bits, write
+from checkpoint_models import CONFIG, FOREIGN, random_parameters, same_bits, write
 from safetensors.numpy import save
 
 import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_to_json
 from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import HostParams
 
@@ -117,12 +119,10 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "packed.pt")
 
 
-def file_of(path: Path, source: str) -> Path:
-    """The file with the weights."""
-    return {"ours": path / "checkpoints" / "step-00000001", "hf": path}.get(source, path.parent) / {
-        "ours": "model.safetensors",
-        "hf": "model.safetensors",
-    }.get(source, path.name)
+def files_of(path: Path, source: str) -> list[Path]:
+    """All files of a checkpoint."""
+    folder = path / "checkpoints" / "step-00000001" if source == "ours" else path
+    return sorted(folder.iterdir()) if folder.is_dir() else [path]
 
 
 def damage(original: bytes, rng: np.random.Generator) -> bytes:
@@ -136,42 +136,46 @@ def damage(original: bytes, rng: np.random.Generator) -> bytes:
     return bytes(damaged)
 
 
-def damaged_loads(path: Path, source: str, times: int) -> list[HostParams]:
-    """What loads of so many damaged copies; those that do not are refused with a `CheckpointError`."""
-    file, loaded = file_of(path, source), []
-    original = file.read_bytes()
+def damaged_loads(path: Path, file: Path, times: int) -> list[tuple[GPT2Config, HostParams]]:
+    """What loads where a file is damaged, so many times; what does not is refused with a `CheckpointError`."""
+    original, loaded = file.read_bytes(), []
     rng = np.random.default_rng(0)
     for _ in range(times):
         file.write_bytes(damage(original, rng))
         try:
-            loaded.append(gpt2spec.load_checkpoint(path)[1])
+            loaded.append(gpt2spec.load_checkpoint(path))
         except CheckpointError:
             continue
+    file.write_bytes(original)
     return loaded
 
 
-@pytest.mark.parametrize(("source", "times"), [("ours", 60), ("nanogpt", 120)])
-def test_damage_of_a_file_with_checksums_is_noticed_or_harmless(tmp_path: Path, source: str, times: int) -> None:
+@pytest.mark.parametrize(("source", "times"), [("ours", 60), ("hf", 60), ("nanogpt", 120), ("llmc", 120)])
+def test_damage_of_what_is_written_here_is_noticed_or_harmless(tmp_path: Path, source: str, times: int) -> None:
     params = random_parameters()
     path = write(tmp_path / "model", source, params)
-    loaded = damaged_loads(path, source, times)
-    assert all(same_bits(each, params) for each in loaded)
-    assert len(loaded) < times / 4
+    files = files_of(path, source)
+    assert len(files) == {"ours": 5, "hf": 4}.get(source, 1)
+    for file in files:
+        loaded = damaged_loads(path, file, times)
+        assert all(config == CONFIG and same_bits(each, params) for config, each in loaded), file
+        if file.name in ("model.safetensors", "config.json", "model"):
+            assert len(loaded) < times / 4
 
 
-@pytest.mark.parametrize("source", ["hf", "llmc"])
+@pytest.mark.parametrize("source", FOREIGN)
 def test_damage_of_a_file_without_checksums_is_refused_or_alters_few_values(tmp_path: Path, source: str) -> None:
     """A bit of a value alters that value; one of the structure is refused, or makes another structure that fits."""
     params = random_parameters()
     path = write(tmp_path / "model", source, params)
-    for each in damaged_loads(path, source, 120):
+    for _, each in damaged_loads(path, files_of(path, source)[-1], 120):
         assert list(each) == list(params)
         altered = sum(int((each[n].view(np.uint32) != params[n].view(np.uint32)).sum()) for n in params)
         assert altered <= 1
 
 
 def test_what_transformers_cannot_have_written_raises_nothing_unforeseen(tmp_path: Path) -> None:
-    folder = write(tmp_path / "hf", "hf", random_parameters())
+    folder = write(tmp_path / "hf", "transformers", random_parameters())
     for text in (b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"null", b'{"n_embd": null}', b"[" * 100_000):
         (folder / "config.json").write_bytes(text)
         with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -12,7 +12,8 @@ import pytest
 from task_samples import WIKITEXT, write_sample
 
 import gpt2spec
-from gpt2spec.checkpoints.native import TrainingState, find_checkpoint, save_checkpoint
+from gpt2spec.checkpoints.native import TrainingState, save_checkpoint
+from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError
 from gpt2spec.parameters import initial_parameters
@@ -145,7 +146,7 @@ def theirs(evaluated: Any, checkpoint: Path, tasks: Path) -> dict[str, Any]:
     (tasks / "vocab.json").write_text(json.dumps(encoder_mapping(gpt2_tokenizer().ranks)))
     tokenizer = GPT2TokenizerFast(vocab=str(tasks / "vocab.json"), merges=str(tasks / "merges.txt"))
     tokenizer.pad_token = tokenizer.eos_token
-    model = GPT2LMHeadModel.from_pretrained(find_checkpoint(checkpoint)).eval()
+    model = GPT2LMHeadModel.from_pretrained(open_checkpoint(checkpoint).path).eval()
     return evaluated(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, device="cpu", max_length=64))
 
 

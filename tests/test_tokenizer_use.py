@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2spec.checkpoints.native import find_checkpoint
+from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.cli.main import main
 from gpt2spec.data import open_prepared
 from gpt2spec.tokenizer import Tokenizer, read_tokenizer, train_tokenizer, write_tokenizer
@@ -47,7 +47,7 @@ def test_a_prepared_folder_holds_its_tokenizer(places: Path, mine: Tokenizer) ->
 def test_a_checkpoint_holds_its_tokenizer_for_us_and_for_transformers(places: Path, mine: Tokenizer) -> None:
     from transformers import AutoTokenizer
 
-    checkpoint = find_checkpoint(places / "run")
+    checkpoint = open_checkpoint(places / "run").path
     assert read_tokenizer(checkpoint).id == read_tokenizer(places / "run" / "tokenizer").id == mine.id
     assert AutoTokenizer.from_pretrained(checkpoint)(PROSE[:100])["input_ids"] == mine.encode(PROSE[:100])
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_holds_its_tokenizer_for_us_and_for_transformers(places: Pa
 def test_generate_reads_and_writes_with_it(
     places: Path, tmp_path: Path, run_generate: Callable[..., tuple[int, str, str]]
 ) -> None:
-    alone = shutil.copytree(find_checkpoint(places / "run"), tmp_path / "alone")  # without run, data and tokenizer
+    alone = shutil.copytree(open_checkpoint(places / "run").path, tmp_path / "alone")  # without run, data and tokenizer
     code, output, error = run_generate(alone, "--prompt", "The 3th", "--max-new-tokens", "3")
     assert code == 0, error
     assert output.startswith("The 3th")
@@ -64,7 +64,7 @@ def test_generate_reads_and_writes_with_it(
 def test_a_tokenizer_that_does_not_match_is_refused(
     places: Path, tmp_path: Path, run_generate: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = shutil.copytree(find_checkpoint(places / "run"), tmp_path / "alone")
+    alone = shutil.copytree(open_checkpoint(places / "run").path, tmp_path / "alone")
     write_tokenizer(alone, read_tokenizer(places / "other"))
     code, _, error = run_generate(alone, "--prompt", "x")
     assert (code, "it was exchanged" in error) == (2, True), error

@@ -1,7 +1,7 @@
 """Checkpoints from any format into another, one weight at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt, native
-from gpt2spec.checkpoints.native import remove_checkpoint
 from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
 from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.stored import decoded, encoded, sha256_of_values
+from gpt2spec.checkpoints.sums import write_sums
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, ConfigError, nearest
 from gpt2spec.files import atomic_folder, atomic_write, make_folder, storage_errors
@@ -31,7 +31,7 @@ class Format:
         title: its name for people.
         order: the weights in the order of the file.
         check: raises where the format cannot express a configuration.
-        write: (open file or empty folder, configuration, weights in `order`, dtype, id of the tokenizer or None).
+        write: (seekable file or empty folder, configuration, weights in `order`, dtype, id of the tokenizer or None).
         is_folder: whether it is a folder rather than a file.
         files: what there may be in such a folder.
         training: whether it has what training goes on from as well, which only checkpoints of ours have.
@@ -125,6 +125,8 @@ def convert(
             write_tokenizer(file, tokenizer_of(reader), reader.config.n_ctx)
         if isinstance(file, Path) and form.training:
             native.copy_training(reader.path, file, reader.config)
+        if isinstance(file, Path):
+            write_sums(file)
     return hashes
 
 
@@ -180,14 +182,6 @@ def check_target(source: Path, target: Path, form: Format, force: bool) -> None:
         raise CheckpointError(f"{target} has other files, such as {sorted(others)[0]}: it is not replaced")
 
 
-@contextmanager
-def _opened(target: Path, form: Format) -> Iterator[BinaryIO | Path]:
+def _opened(target: Path, form: Format) -> AbstractContextManager[BinaryIO | Path]:
     """A file or folder to fill, which becomes `target` at the end."""
-    if not form.is_folder:
-        with atomic_write(target) as file:
-            yield file
-        return
-    with atomic_folder(target) as folder:
-        yield folder
-        if target.is_dir():  # only now that the new one is whole
-            remove_checkpoint(target)
+    return atomic_folder(target, replace=True) if form.is_folder else atomic_write(target)

@@ -1,12 +1,13 @@
 """Folders of Hugging Face `transformers`: `config.json` and the weights, in one file or several.
 
 The weights are `model.safetensors`, or in older folders `pytorch_model.bin`, or several files of either kind that
-an `.index.json` lists. Their names are ours, in most folders with `transformer.` before them.
+an `.index.json` lists. Their names are ours, in most folders with `transformer.` before them. Folders that are written
+here have a `SHA256SUMS`, and are right or refused.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,33 +17,39 @@ from gpt2spec.checkpoints.huggingface_tokenizer import tokenizer_in
 from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.checkpoints.sums import SUMS, recorded_sums, verify_chosen, verify_listed
 from gpt2spec.checkpoints.torch_file import TorchFile
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import weight_table
 from gpt2spec.tokenizer import TOKENIZERS, tokenizer_named, write_tokenizer
-from gpt2spec.tokenizer.saved import TOKENIZER_FILES
+from gpt2spec.tokenizer.saved import BOTH, MERGES, READABLE, TOKENIZER_FILES
 
 CONFIG, SAFETENSORS, TORCH = "config.json", "model.safetensors", "pytorch_model.bin"
 GENERATION_CONFIG = "generation_config.json"
 INDEX = ".index.json"
-FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG, *TOKENIZER_FILES})
-"""What `write_folder` writes."""
+WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}{INDEX}", TORCH, f"{TORCH}{INDEX}")
+"""The files of the weights or the indices of several, as `transformers` prefers them."""
+FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG, SUMS, *TOKENIZER_FILES})
+"""What there may be in a folder that is written here."""
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of older versions
 
 
 def weights_file(folder: Path) -> Path | None:
     """The file of the weights or the index of several that `transformers` would take, if there is one."""
-    names = (SAFETENSORS, f"{SAFETENSORS}{INDEX}", TORCH, f"{TORCH}{INDEX}")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
 def open_folder(folder: Path) -> CheckpointReader:
-    """Open a folder that has a `weights_file`."""
-    config = config_from_json(folder / CONFIG)
+    """Open a folder that has a `weights_file`; what its `SHA256SUMS`, if it has one, says of the files is verified."""
     weights = weights_file(folder)
     assert weights is not None
-    found, tokenizer = _contents(weights) if weights.suffix != ".json" else (_sharded(weights), None)
+    sums = recorded_sums(folder) if (folder / SUMS).exists() else {}
+    for forms in (WEIGHTS, (MERGES, BOTH)):
+        verify_chosen(folder, forms, sums)
+    verify_listed(folder, sorted({weights.name, *FILES - {SAFETENSORS, SUMS}, *READABLE}), sums)
+    config = config_from_json(folder / CONFIG)
+    found, tokenizer = _contents(weights) if weights.suffix != ".json" else (_sharded(weights, sums), None)
     entries: dict[str, Entry] = {}
     for entry in found:
         name = entry.name.removeprefix(TRANSFORMER)
@@ -89,7 +96,7 @@ def _contents(path: Path) -> tuple[list[Entry], str | None]:
     return [file.entry(str(name), (name,)) for name in file.contents], None
 
 
-def _sharded(index: Path) -> list[Entry]:
+def _sharded(index: Path, sums: Mapping[str, str]) -> list[Entry]:
     """The tensors of all files that an index lists; each has to hold exactly what the index says of it."""
     with read_errors(index):
         weight_map = json.loads(index.read_text(encoding="utf-8"))
@@ -100,6 +107,7 @@ def _sharded(index: Path) -> list[Entry]:
     for name in sorted(set(weight_map.values())):
         if name != Path(name).name:
             raise CheckpointError(f"{index} names {name!r}, which is no file in its folder")
+        verify_listed(index.parent, [name], sums)
         found, _ = _contents(index.parent / name)
         expected = {weight for weight, file in weight_map.items() if file == name}
         for weight in expected ^ {entry.name for entry in found}:

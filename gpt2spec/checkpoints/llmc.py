@@ -1,10 +1,15 @@
 """llm.c's model files, `.bin`: a header of 256 int32, then every weight of all layers, kind by kind.
 
 Source: `train_gpt2.c` and `write_model` of `train_gpt2.py` in github.com/karpathy/llm.c. Projections are stored
-[out, in]; the vocabulary is padded with rows of zeros to a multiple of 128. The file has no checksum and does not
-say the layer norm's epsilon (1e-5 in the code), dropout (there is none) or the tokenizer.
+[out, in]; the vocabulary is padded with rows of zeros to a multiple of 128. The file does not say the layer norm's
+epsilon (1e-5 in the code), dropout (there is none) or the tokenizer.
+
+llm.c writes zeros after the first eight int32 of the header and never reads them. Our files have a checksum there: the
+next four are the text "gpt2spec SHA-256", the last eight the SHA-256 of the file with zeros in their place. They stand
+apart, so that no block of a disk that is lost takes both away and leaves the rest. llm.c's own files have none.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,6 +28,9 @@ HEADER_INTS, HEADER_BYTES = 256, 1024
 VOCABULARY_MULTIPLE = 128
 EPSILON = 1e-5
 MOST_LAYERS = 10_000
+_MARK = np.frombuffer(b"gpt2spec SHA-256", "<i4")
+_MARK_PLACE, _HASH_PLACE = slice(8, 12), slice(248, 256)  # in the header
+_HASH_OFFSET = 4 * _HASH_PLACE.start  # in bytes
 
 
 class Kind(NamedTuple):
@@ -56,7 +64,7 @@ def is_llmc(head: bytes) -> bool:
 
 
 def open_llmc(path: Path) -> CheckpointReader:
-    """Open a model file: its header and its size are checked here, and there is no more that could be."""
+    """Open a model file: its header and its size are checked, and its checksum where it has one."""
     with read_errors(path):
         header = np.fromfile(path, "<i4", HEADER_INTS)
         size = path.stat().st_size
@@ -74,6 +82,7 @@ def open_llmc(path: Path) -> CheckpointReader:
     last = places["ln_f.bias"]
     if size != last.offset + last.nbytes:
         raise CheckpointError(f"{path} has {size:,} bytes; its header describes {last.offset + last.nbytes:,}")
+    _verify(path, header)
     entries = {name: entry_of(name, stored, is_projection(name)) for name, stored in places.items()}
     return CheckpointReader(path, "llm.c", config, fitting(path, config, entries))
 
@@ -97,15 +106,42 @@ def write_llmc(
 ) -> None:
     """Write the weights, which come in `order(config)`. The format has no place for a tokenizer."""
     del tokenizer
+    hashed = hashlib.sha256()
+
+    def write(values: np.ndarray) -> None:
+        data = values.reshape(-1).data
+        file.write(data)
+        hashed.update(data)
+
     padded = -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     version = next(number for number, name in DTYPES.items() if name == dtype)
     header = np.zeros(HEADER_INTS, "<i4")
     header[:8] = (MAGIC, version, config.n_ctx, config.vocab_size, config.n_layer, config.n_head, config.n_embd, padded)
-    file.write(header.data)
+    header[_MARK_PLACE] = _MARK
+    write(header)
     for name, values in tensors:
-        file.write(encoded(values.T if is_projection(name) else values, dtype).data)
+        write(encoded(values.T if is_projection(name) else values, dtype))
         if name == "wte.weight":
-            file.write(encoded(np.zeros((padded - config.vocab_size, config.n_embd), np.float32), dtype).data)
+            write(encoded(np.zeros((padded - config.vocab_size, config.n_embd), np.float32), dtype))
+    file.seek(_HASH_OFFSET)
+    file.write(hashed.digest())
+
+
+def _verify(path: Path, header: np.ndarray) -> None:
+    """Raise where a file has a checksum, or some of one, that is not its own."""
+    if not np.array_equal(header[_MARK_PLACE], _MARK) and not header[_HASH_PLACE].any():
+        return
+    expected = header[_HASH_PLACE].tobytes()
+    header[_HASH_PLACE] = 0
+    hashed = hashlib.sha256(header.data)
+    with read_errors(path), path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        hashlib.file_digest(file, lambda: hashed)
+    if hashed.digest() != expected:
+        raise CheckpointError(
+            f"{path} is damaged, or was changed since gpt2spec wrote it: it does not match the checksum in its header; "
+            f"if that was meant, write zeros over bytes 32 to {HEADER_BYTES - 1}"
+        )
 
 
 def _places(path: Path, config: GPT2Config, padded: int, dtype: str) -> Iterator[tuple[str, StoredArray]]:

@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
+from gpt2spec.checkpoints.sums import SUMS, lists, recorded_sums, write_sums
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
@@ -38,13 +39,7 @@ from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
 T = TypeVar("T")
 
-MODEL, CONFIG, OPTIMIZER, STATE, SUMS = (
-    "model.safetensors",
-    "config.json",
-    "optimizer.safetensors",
-    "state.json",
-    "SHA256SUMS",
-)
+MODEL, CONFIG, OPTIMIZER, STATE = "model.safetensors", "config.json", "optimizer.safetensors", "state.json"
 PARTS, MOMENTS = "parts", ("m", "v")
 FILES = frozenset({MODEL, CONFIG, OPTIMIZER, STATE, SUMS, *TOKENIZER_FILES})
 
@@ -79,35 +74,26 @@ def save_checkpoint(
     target = checkpoint_folder(run, training.progress["step"])
     make_folder(target.parent)
     moments = {f"m.{name}": x for name, x in training.m.items()} | {f"v.{name}": x for name, x in training.v.items()}
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, replace=True) as folder:
         try:
             save_file(params, folder / MODEL, metadata={"format": "pt"})  # transformers asks for the format
             save_file(moments, folder / OPTIMIZER)
         except SafetensorError as error:
             raise StorageError(f"cannot write {target}: {error}") from error
         dtype = str(params["wte.weight"].dtype)
-        described = write_description(folder, config, dtype, training.progress, tokenizer)
-        (folder / SUMS).write_text(sums_of(folder, (MODEL, OPTIMIZER, *described)))
-        if target.exists():  # only now that the new one is whole
-            remove_checkpoint(target)
+        write_description(folder, config, dtype, training.progress, tokenizer)
+        write_sums(folder)
     return target
 
 
 def write_description(
     folder: Path, config: GPT2Config, dtype: str, progress: dict[str, Any], tokenizer: Tokenizer | None
-) -> tuple[str, ...]:
-    """Write the files of a checkpoint that hold no tensors, and return their names."""
+) -> None:
+    """Write the files of a checkpoint that hold no tensors."""
     (folder / CONFIG).write_text(json.dumps(config_to_json(config, dtype), indent=2) + "\n")
     (folder / STATE).write_text(json.dumps(progress, indent=2) + "\n")
-    if tokenizer is None:
-        return CONFIG, STATE
-    write_tokenizer(folder, tokenizer, config.n_ctx)
-    return CONFIG, STATE, *TOKENIZER_FILES
-
-
-def sums_of(folder: Path, names: Iterable[str]) -> str:
-    """A line of `SHA256SUMS` for each of some files."""
-    return "".join(f"{sha256_of_file(folder / name)}  {name}\n" for name in names)
+    if tokenizer is not None:
+        write_tokenizer(folder, tokenizer, config.n_ctx)
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -124,7 +110,7 @@ def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPT
         raise CheckpointError(f"there is no checkpoint {folder}")
     if not (folder / SUMS).exists() and not (folder / STATE).exists():
         raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
-    expected = recorded_sums(folder)
+    expected = native_sums(folder)
     for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
@@ -132,12 +118,11 @@ def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPT
             raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")
 
 
-def recorded_sums(folder: Path) -> dict[str, str]:
-    """What `SHA256SUMS` says of each file."""
+def native_sums(folder: Path) -> dict[str, str]:
+    """What the `SHA256SUMS` of a checkpoint says of each file."""
     try:
-        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
-        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
+        return recorded_sums(folder)
+    except CheckpointError as error:
         raise CheckpointError(f"the checkpoint {folder} is damaged: {SUMS} is missing or unreadable") from error
 
 
@@ -145,7 +130,7 @@ def files_in_parts(folder: Path, *kinds: str) -> tuple[str, ...]:
     """The files in `parts`, or in some of its folders: those that are there, and those that should be."""
     places = [f"{PARTS}/{kind}/" for kind in kinds] or [f"{PARTS}/"]
     found = {path.relative_to(folder).as_posix() for path in (folder / PARTS).rglob("*") if path.is_file()}
-    names = sorted(found | recorded_sums(folder).keys())
+    names = sorted(found | native_sums(folder).keys())
     return tuple(name for name in names if any(name.startswith(place) for place in places))
 
 
@@ -165,8 +150,8 @@ def open_native(folder: Path) -> CheckpointReader:
 
 
 def is_native(folder: Path) -> bool:
-    """Whether a folder is one of our checkpoints, whole or damaged."""
-    return any((folder / name).is_file() for name in (SUMS, STATE, OPTIMIZER))
+    """Whether a folder is one of our checkpoints, whole or damaged: other folders may have `SHA256SUMS` as well."""
+    return any((folder / name).is_file() or lists(folder, name) for name in (STATE, OPTIMIZER))
 
 
 def load_model(folder: Path) -> tuple[GPT2Config, HostParams]:
@@ -198,7 +183,7 @@ def write_weights(
 
 
 def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:
-    """Write what `source` has beside its weights to a checkpoint that has these, a moment at a time, and the hashes."""
+    """Write what `source` has beside its weights to a checkpoint that has these, a moment at a time."""
     progress = load_progress(source)
     moments = _moments(source, config, progress.pop(PARTS, None))
     rows = [(kind, weight) for kind in MOMENTS for weight in weight_table(config)]
@@ -207,8 +192,6 @@ def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:
     with (folder / OPTIMIZER).open("wb") as file:
         write_safetensors(file, table, values, "float32", {})
     write_description(folder, config, "float32", progress, None)
-    names = sorted(path.name for path in folder.iterdir())
-    (folder / SUMS).write_text(sums_of(folder, names))
 
 
 def load_config(folder: Path) -> GPT2Config:
@@ -223,15 +206,6 @@ def load_training(folder: Path) -> TrainingState:
     moments = _moments(folder, config, progress.get(PARTS))
     m, v = ({name: entry.load() for name, entry in moments[kind].items()} for kind in MOMENTS)
     return TrainingState(m, v, progress)
-
-
-def find_checkpoint(path: Path, step: int | None = None) -> Path:
-    """The checkpoint folder meant by `path`: itself, or in a run directory the one of `step`, or the latest."""
-    if (path / SUMS).is_file() or (path / MODEL).is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"there is no run directory or checkpoint {path}")
-    return checkpoint_folder(path, chosen_step(path, step))
 
 
 def chosen_step(run: Path, step: int | None) -> int:

@@ -12,16 +12,14 @@ from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.native import (
     MOMENTS,
     PARTS,
-    SUMS,
     checkpoint_folder,
     files_in_parts,
     load_progress,
-    remove_checkpoint,
-    sums_of,
     verify_checkpoint,
     write_description,
 )
 from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.checkpoints.sums import SUMS, sums_of
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError
 from gpt2spec.files import make_folder, publish_folder, storage_errors
@@ -116,6 +114,4 @@ def _finish(temporary: Path, target: Path, ranks: int) -> None:
     (temporary / SUMS).write_text("\n".join(lines) + "\n")
     for piece in pieces:
         piece.unlink()
-    if target.exists():  # only now that the new one is whole
-        remove_checkpoint(target)
-    publish_folder(temporary, target)
+    publish_folder(temporary, target, replace=True)

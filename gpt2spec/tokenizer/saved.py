@@ -23,6 +23,8 @@ FOLDER = "tokenizer"
 
 BOTH = "tokenizer.json"
 _PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"), (BOTH, VOCABULARY))
+READABLE = frozenset(name for pair in _PAIRS for name in pair)
+"""The files that a tokenizer may be read from."""
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None) -> None:
