@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from safetensors.torch import save_file as save_torch_file
 import gpt2spec
 from gpt2spec.checkpoints.convert import convert, hashes_of, verify
 from gpt2spec.checkpoints.huggingface import config_to_json
-from gpt2spec.checkpoints.huggingface_tokenizer import tokenizer_in
-from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
+from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import BackendError, CheckpointError
 from gpt2spec.parameters import HostParams
-from gpt2spec.tokenizer import Tokenizer, byte_tokenizer, gpt2_tokenizer
 
 TOKENS = np.random.default_rng(1).integers(0, CONFIG.vocab_size, (2, CONFIG.n_ctx))
 
@@ -404,43 +401,3 @@ def test_an_epsilon_the_other_project_does_not_have_is_refused(tmp_path: Path, t
     reader = open_checkpoint(write(tmp_path / "run", "ours", random_parameters(), config))
     with pytest.raises(CheckpointError, match="layer norm has epsilon 1e-05; this model's is 1e-06"):
         convert(reader, tmp_path / "target", target)
-
-
-@pytest.mark.parametrize("tokenizer", [gpt2_tokenizer(), byte_tokenizer()], ids=["gpt2", "bytes"])
-def test_transformers_makes_the_same_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    reader = replace(open_checkpoint(write(tmp_path / "run", "ours", random_parameters())), tokenizer=tokenizer.id)
-    convert(reader, tmp_path / "hf", "hf")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
-    text = "Hello  world, it's 2019 …\n\tdéjà vu"
-    assert theirs(text)["input_ids"] == tokenizer.encode(text)
-    assert theirs.eos_token_id == tokenizer.end_of_text
-    theirs.save_pretrained(tmp_path / "theirs")
-    for name in ("hf", "theirs"):
-        assert tokenizer_in(tmp_path / name) == tokenizer.id
-
-
-def test_another_tokenizer_of_the_same_size_is_not_taken_for_ours(tmp_path: Path) -> None:
-    config = CONFIG.replace(vocab_size=257)
-    folder = write(tmp_path / "hf", "hf", random_parameters(config), config)
-    assert tokenizer_of(open_checkpoint(folder)).id == byte_tokenizer().id
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"merges": [["a", "b"]]}}))
-    with pytest.raises(CheckpointError, match=r"has 257 tokens, too few for its tokenizer bpe-\w+, which has 258"):
-        tokenizer_of(open_checkpoint(folder))
-    for text in ("{}", "[]", '{"model": 3}'):
-        (folder / "tokenizer.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"tokenizer.json has no merges"):
-            open_checkpoint(folder)
-
-
-def test_the_tokenizer_is_carried_along_or_known_by_its_size(tmp_path: Path) -> None:
-    config = CONFIG.replace(vocab_size=257)
-    reader = open_checkpoint(write(tmp_path / "run", "ours", random_parameters(config), config))
-    assert reader.tokenizer is None and tokenizer_of(reader).id == byte_tokenizer().id
-    whole = CONFIG.replace(vocab_size=gpt2_tokenizer().vocab_size)
-    reader = open_checkpoint(write(tmp_path / "whole", "ours", random_parameters(whole), whole))
-    named = replace(reader, tokenizer=gpt2_tokenizer().id)
-    for target in ("hf", "nanogpt"):
-        convert(named, tmp_path / target, target)
-        assert tokenizer_of(open_checkpoint(tmp_path / target)).id == gpt2_tokenizer().id
-    with pytest.raises(CheckpointError, match=r"does not say which tokenizer .* has 61 tokens"):
-        tokenizer_of(replace(reader, config=CONFIG))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import gpt2spec
-from gpt2spec.checkpoints.opening import DEMO, open_checkpoint, tokenizer_of
+from gpt2spec.checkpoints.opening import DEMO, open_checkpoint
+from gpt2spec.checkpoints.tokenizers import tokenizer_of
 from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError

@@ -15,11 +15,11 @@ import gpt2spec
 from gpt2spec.checkpoints.native import TrainingState, save_checkpoint
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
-from gpt2spec.errors import ConfigError
+from gpt2spec.errors import CheckpointError, ConfigError
 from gpt2spec.parameters import initial_parameters
 from gpt2spec.tasks.evaluate import Model, evaluate
 from gpt2spec.tasks.registry import load_task
-from gpt2spec.tokenizer import gpt2_tokenizer
+from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer
 from gpt2spec.tokenizer.vocabulary import encoder_mapping
 
 pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
@@ -224,6 +224,20 @@ def test_model_arguments_come_before_lm_evals_options(checkpoint: Path) -> None:
     assert make(f"{path},batch_size=3,device=cpu", {"batch_size": 4, "device": "x"}).model.batch_size == 3
     with pytest.raises(BackendError, match="not on 'cuda:1'"):
         make(path, {"device": "cuda:1"})
+
+
+def test_a_tokenizer_can_be_named_where_the_checkpoint_does_not_say_it(checkpoint: Path, tmp_path: Path) -> None:
+    from gpt2spec.lm_eval.model import GPT2SpecLM
+
+    config = CONFIG.replace(vocab_size=300)
+    params = initial_parameters(config, seed=0)
+    save_checkpoint(tmp_path / "run", config, params, TrainingState(params, params, {"step": 1}))
+    with pytest.raises(CheckpointError, match="does not say which tokenizer"):
+        GPT2SpecLM.create_from_arg_string(f"checkpoint={tmp_path / 'run'}")
+    model = GPT2SpecLM.create_from_arg_string(f"checkpoint={tmp_path / 'run'},tokenizer=bytes")
+    assert model.tokenizer_name == byte_tokenizer().id and model.tok_encode("The") == byte_tokenizer().encode("The")
+    with pytest.raises(CheckpointError, match="not with bytes"):
+        GPT2SpecLM.create_from_arg_string(f"checkpoint={checkpoint},tokenizer=bytes")
 
 
 class Asked:

@@ -9,15 +9,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt, native
-from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
+from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.stored import decoded, encoded, sha256_of_values
 from gpt2spec.checkpoints.sums import write_sums
+from gpt2spec.checkpoints.tokenizers import TokenizerRecord, record_of, tokenizer_of_size
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, ConfigError, nearest
 from gpt2spec.files import atomic_folder, atomic_write, make_folder, storage_errors
-from gpt2spec.tokenizer import write_tokenizer
-from gpt2spec.tokenizer.saved import MERGES
 
 DTYPES = ("float32", "bfloat16")
 Tensors = Iterable[tuple[str, np.ndarray]]
@@ -31,20 +30,22 @@ class Format:
         title: its name for people.
         order: the weights in the order of the file.
         check: raises where the format cannot express a configuration.
-        write: (seekable file or empty folder, configuration, weights in `order`, dtype, id of the tokenizer or None).
+        write: (seekable file or empty folder, configuration, weights in `order`, dtype, tokenizer or None).
         is_folder: whether it is a folder rather than a file.
         files: what there may be in such a folder.
         training: whether it has what training goes on from as well, which only checkpoints of ours have.
+        keeps_tokenizer: whether it has a place for it.
         notes: what one should know about weights in it.
     """
 
     title: str
     order: Callable[[GPT2Config], Iterator[str]]
     check: Callable[[GPT2Config], None]
-    write: Callable[[Any, GPT2Config, Tensors, str, str | None], None]
+    write: Callable[[Any, GPT2Config, Tensors, str, TokenizerRecord | None], None]
     is_folder: bool = False
     files: frozenset[str] = frozenset()
     training: bool = False
+    keeps_tokenizer: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -60,7 +61,7 @@ WRITABLE = {
     "nanogpt": Format(
         "nanoGPT", nanogpt.order, nanogpt.check_expressible, nanogpt.write_nanogpt, notes=(nanogpt.GELU_NOTE,)
     ),
-    "llmc": Format("llm.c", llmc.order, llmc.check_expressible, llmc.write_llmc),
+    "llmc": Format("llm.c", llmc.order, llmc.check_expressible, llmc.write_llmc, keeps_tokenizer=False),
     "gpt2spec": Format(
         "gpt2spec, whole",
         huggingface_folder.order,
@@ -96,7 +97,7 @@ def convert(
         The SHA-256 of every weight as it was written, for `verify`: of its values, as float32 in our shapes.
 
     Raises:
-        ConfigError: for a format or dtype that is not known.
+        ConfigError: for a format or dtype that is not known, or a tokenizer that is damaged.
         CheckpointError: for a target that exists, a source that is damaged, and a model the format cannot express.
         StorageError: when the target cannot be written.
     """
@@ -118,16 +119,29 @@ def convert(
             yield name, values
             progress(values.size)
 
+    record = record_of(reader)
     make_folder(target.parent)
     with _opened(target, form) as file, storage_errors(target):
-        form.write(file, reader.config, tensors(), dtype, reader.tokenizer)
-        if isinstance(file, Path) and (reader.path / MERGES).is_file():
-            write_tokenizer(file, tokenizer_of(reader), reader.config.n_ctx)
+        form.write(file, reader.config, tensors(), dtype, record)
         if isinstance(file, Path) and form.training:
             native.copy_training(reader.path, file, reader.config)
         if isinstance(file, Path):
             write_sums(file)
     return hashes
+
+
+def notes_on(reader: CheckpointReader, form: Format) -> tuple[str, ...]:
+    """What one should know of a checkpoint that was converted: of its weights, and of the tokenizer."""
+    notes = tuple(dict.fromkeys((*reader.notes, *form.notes)))  # each once
+    record = record_of(reader)
+    if record is None:
+        return notes
+    if record.tokenizer is None:
+        return (*notes, f"the tokenizer does not go along: {record.absence}")
+    by_size = tokenizer_of_size(reader)
+    if form.keeps_tokenizer or (by_size is not None and by_size.id == record.id):
+        return notes
+    return (*notes, f"{form.title}'s files have no place for the tokenizer, {record.id}: name it with --tokenizer")
 
 
 def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], Any] = lambda count: None) -> None:

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json, special_tokens
-from gpt2spec.checkpoints.huggingface_tokenizer import tokenizer_in
 from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.checkpoints.sums import SUMS, recorded_sums, verify_chosen, verify_listed
+from gpt2spec.checkpoints.tokenizers import TokenizerRecord, tokenizer_in
 from gpt2spec.checkpoints.torch_file import TorchFile
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import weight_table
-from gpt2spec.tokenizer import TOKENIZERS, tokenizer_named, write_tokenizer
+from gpt2spec.tokenizer import write_tokenizer
 from gpt2spec.tokenizer.saved import BOTH, MERGES, READABLE, TOKENIZER_FILES
 
 CONFIG, SAFETENSORS, TORCH = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -70,15 +70,18 @@ def order(config: GPT2Config) -> Iterator[str]:
 
 
 def write_folder(
-    folder: Path, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+    folder: Path,
+    config: GPT2Config,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    record: TokenizerRecord | None,
 ) -> None:
-    """Fill an empty folder; the weights come in `order(config)`, and the tokenizer's files where it is one of ours."""
-    metadata = {"format": "pt"} | ({} if tokenizer is None else {"tokenizer": tokenizer})
+    """Fill an empty folder; the weights come in `order(config)`, and the tokenizer's files where somebody has it."""
+    metadata = {"format": "pt"} | ({} if record is None else {"tokenizer": record.id})
     with (folder / SAFETENSORS).open("wb") as file:
         write_safetensors(file, weight_table(config), tensors, dtype, metadata)
-    for known in (tokenizer_named(name) for name in TOKENIZERS):
-        if known.id == tokenizer:
-            write_tokenizer(folder, known, config.n_ctx)
+    if record is not None and record.tokenizer is not None:
+        write_tokenizer(folder, record.tokenizer, config.n_ctx)
     generation = {"_from_model_config": True, **special_tokens(config)}
     for name, value in ((GENERATION_CONFIG, generation), (CONFIG, config_to_json(config, dtype))):
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

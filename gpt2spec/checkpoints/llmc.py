@@ -18,6 +18,7 @@ import numpy as np
 
 from gpt2spec.checkpoints.reader import CheckpointReader, config_with, entry_of, fitting, is_projection
 from gpt2spec.checkpoints.stored import StoredArray, encoded, read_errors
+from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 
@@ -102,10 +103,14 @@ def check_expressible(config: GPT2Config) -> None:
 
 
 def write_llmc(
-    file: BinaryIO, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+    file: BinaryIO,
+    config: GPT2Config,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    record: TokenizerRecord | None,
 ) -> None:
     """Write the weights, which come in `order(config)`. The format has no place for a tokenizer."""
-    del tokenizer
+    del record
     hashed = hashlib.sha256()
 
     def write(values: np.ndarray) -> None:

@@ -24,13 +24,16 @@ from gpt2spec.checkpoints.reader import (
     fitting,
     is_projection,
 )
+from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.checkpoints.torch_file import Placeholder, TorchFile, write_torch
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import weight_table
+from gpt2spec.tokenizer import comes_along
 
 COMPILED = "_orig_mod."
 EPSILON = 1e-5
+TOKENIZER, MERGES = "tokenizer", "merges"
 GELU_NOTE = "nanoGPT's own code has the exact GELU; here, as in GPT-2, the same weights run with the one by tanh"
 _SIZES = {
     "n_layer": "n_layer",
@@ -57,15 +60,8 @@ def open_nanogpt(path: Path) -> CheckpointReader:
     if not model_args.get("bias") and not any(name.endswith(".bias") for name in entries):
         entries |= {w.name: _zeros(w.name, w.shape) for w in weight_table(config) if w.name.endswith(".bias")}
     described = contents.get("config")
-    tokenizer = described.get("tokenizer") if isinstance(described, dict) else None
-    return CheckpointReader(
-        path,
-        "nanoGPT",
-        config,
-        fitting(path, config, entries),
-        tokenizer if isinstance(tokenizer, str) else None,
-        (GELU_NOTE,),
-    )
+    tokenizer, merges = _tokenizer(path, described if isinstance(described, dict) else {})
+    return CheckpointReader(path, "nanoGPT", config, fitting(path, config, entries), tokenizer, (GELU_NOTE,), merges)
 
 
 def order(config: GPT2Config) -> Iterator[str]:
@@ -82,9 +78,16 @@ def check_expressible(config: GPT2Config) -> None:
 
 
 def write_nanogpt(
-    file: BinaryIO, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+    file: BinaryIO,
+    config: GPT2Config,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    record: TokenizerRecord | None,
 ) -> None:
-    """Write a checkpoint that nanoGPT samples from and goes on training: at update 0, with AdamW's moments at zero."""
+    """Write a checkpoint that nanoGPT samples from and goes on training: at update 0, with AdamW's moments at zero.
+
+    Its `config`, which nanoGPT does not read, has the tokenizer: the id, and the merges where nobody else has them.
+    """
     table = weight_table(config)
     shapes = {w.name: w.shape[::-1] if is_projection(w.name) else w.shape for w in table}
     model = {f"{TRANSFORMER}{name}": Placeholder(name, shape) for name, shape in shapes.items()}
@@ -98,7 +101,7 @@ def write_nanogpt(
         },
         "iter_num": 0,
         "best_val_loss": 1e9,  # with which nanoGPT begins
-        "config": {} if tokenizer is None else {"tokenizer": tokenizer},
+        "config": {} if record is None else _config_of(record),
     }
     stored = ((name, values.T if is_projection(name) else values) for name, values in tensors)
     write_torch(file, contents, stored, dtype)
@@ -110,6 +113,23 @@ def _fresh_adamw(matrices: int, vectors: int) -> dict[str, Any]:
     decayed = {**settings, "weight_decay": 0.1, "params": list(range(matrices))}
     others = {**settings, "weight_decay": 0.0, "params": list(range(matrices, matrices + vectors))}
     return {"state": {}, "param_groups": [decayed, others]}
+
+
+def _config_of(record: TokenizerRecord) -> dict[str, str]:
+    """The tokenizer as text alone, of which a file that is no program may consist."""
+    if record.tokenizer is None or comes_along(record.id):
+        return {TOKENIZER: record.id}
+    return {TOKENIZER: record.id, MERGES: record.tokenizer.merges.decode("utf-8")}
+
+
+def _tokenizer(path: Path, described: dict[Any, Any]) -> tuple[str | None, str | None]:
+    """What `_config_of` wrote: id and merges. Files of nanoGPT's own have neither."""
+    tokenizer, merges = described.get(TOKENIZER), described.get(MERGES)
+    if not isinstance(tokenizer, str):
+        return None, None
+    if merges is not None and not isinstance(merges, str):
+        raise CheckpointError(f"{path} is damaged: the merges of its tokenizer are no text but {type(merges).__name__}")
+    return tokenizer, merges
 
 
 def _config(path: Path, given: dict[str, Any]) -> GPT2Config:

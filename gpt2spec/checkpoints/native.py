@@ -29,6 +29,7 @@ from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.sums import SUMS, lists, recorded_sums, write_sums
+from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
@@ -173,13 +174,19 @@ def check_has_training(folder: Path) -> None:
 
 
 def write_weights(
-    folder: Path, config: GPT2Config, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, tokenizer: str | None
+    folder: Path,
+    config: GPT2Config,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    record: TokenizerRecord | None,
 ) -> None:
-    """Write the weights of a checkpoint, which come in the order of the weight table; see `copy_training`."""
+    """Write the weights of a checkpoint, in the order of the weight table, and its tokenizer; see `copy_training`."""
     if dtype != "float32":
         raise CheckpointError(f"a checkpoint that training goes on from is float32, not {dtype}")
     with (folder / MODEL).open("wb") as file:
         write_safetensors(file, weight_table(config), tensors, dtype, {"format": "pt"})
+    if record is not None and record.tokenizer is not None:
+        write_tokenizer(folder, record.tokenizer, config.n_ctx)
 
 
 def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:

@@ -9,10 +9,9 @@ from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, cho
 from gpt2spec.checkpoints.openai import HPARAMS, open_openai
 from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.stored import read_errors
-from gpt2spec.config import BYTE_VOCAB_SIZE, VOCAB_SIZE, GPT2Config
+from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import HostParams
-from gpt2spec.tokenizer import Tokenizer, byte_tokenizer, gpt2_tokenizer, recorded_tokenizer
 
 FORMATS = (
     "a run directory or checkpoint of gpt2spec, a Hugging Face folder, OpenAI's folder, "
@@ -21,8 +20,6 @@ FORMATS = (
 DEMO = Path(__file__).parent.parent / "demo"
 """A small model that comes with this package: docs/runs.md says how it was made."""
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_PADDED_VOCAB_SIZE = 50304
-"""GPT-2's vocabulary up to a multiple of 64, as nanoGPT trains it from scratch."""
 
 
 def load_checkpoint(path: Path | str, step: int | None = None) -> tuple[GPT2Config, HostParams]:
@@ -66,26 +63,6 @@ def open_checkpoint(path: Path | str, step: int | None = None) -> CheckpointRead
 def is_checkpoint_folder(path: Path) -> bool:
     """Whether a folder is a checkpoint itself, of whatever format, rather than a run directory."""
     return is_native(path) or weights_file(path) is not None or (path / HPARAMS).is_file()
-
-
-def tokenizer_of(reader: CheckpointReader) -> Tokenizer:
-    """The tokenizer a checkpoint names, or else the one whose vocabulary has its size."""
-    if reader.tokenizer is not None:
-        tokenizer = recorded_tokenizer(reader.tokenizer, reader.path)
-        if tokenizer.vocab_size > reader.config.vocab_size:
-            raise CheckpointError(
-                f"the model in {reader.path} has {reader.config.vocab_size} tokens, too few for its tokenizer "
-                f"{tokenizer.id}, which has {tokenizer.vocab_size}"
-            )
-        return tokenizer
-    if reader.config.vocab_size == BYTE_VOCAB_SIZE:
-        return byte_tokenizer()
-    if reader.config.vocab_size in (VOCAB_SIZE, _PADDED_VOCAB_SIZE):
-        return gpt2_tokenizer()
-    raise CheckpointError(
-        f"{reader.path} does not say which tokenizer it was trained with, and none that comes with gpt2spec has "
-        f"{reader.config.vocab_size} tokens"
-    )
 
 
 def earlier_step(run: Path, step: int | None = None) -> int | None:

@@ -47,6 +47,7 @@ class CheckpointReader:
         entries: every weight of `weight_table(config)`, by our name and in its order.
         tokenizer: the `id` of the tokenizer it was trained with, where the checkpoint says it.
         notes: what one should know about weights from such a file.
+        merges: of that tokenizer, as in a `vocab.bpe` file, where the checkpoint is a file that holds them.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class CheckpointReader:
     entries: Mapping[str, Entry]
     tokenizer: str | None = None
     notes: tuple[str, ...] = ()
+    merges: str | None = None
 
     def read(self, name: str) -> np.ndarray:
         """One weight in the shape of the weight table: float32, or float64 where the file has that."""

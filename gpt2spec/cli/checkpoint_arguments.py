@@ -26,6 +26,15 @@ def add_step_argument(parser: Any) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
 
 
+def add_tokenizer_argument(parser: Any) -> None:
+    """Declare `--tokenizer`, for commands that need text."""
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME|DIR",
+        help="gpt2, bytes, or a folder with one: of a checkpoint that does not say its tokenizer",
+    )
+
+
 def opened(path: Path, step: int | None) -> "CheckpointReader":
     """The checkpoint at `path`; where one of a run is damaged, the `CheckpointError` offers the one before."""
     from gpt2spec.checkpoints.opening import earlier_step, open_checkpoint

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2spec.cli.checkpoint_arguments import add_step_argument, opened
+from gpt2spec.cli.checkpoint_arguments import add_step_argument, add_tokenizer_argument, opened
 
 if TYPE_CHECKING:
     from gpt2spec.checkpoints.convert import Format
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), or bfloat16, rounded")
     add_step_argument(parser)
+    add_tokenizer_argument(parser)
     parser.add_argument("--force", action="store_true", help="replace DST where it is such a checkpoint already")
     parser.add_argument(
         "--verify",
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
     form = format_named(args.to)
     reader = opened(args.source, args.step)
+    if args.tokenizer is not None:
+        reader = named(reader, args.tokenizer, form)
     total = BYTES_A_VALUE * count_parameters(reader.config)
     with ByteProgress("writing", total, args.quiet) as progress:
         hashes = convert(
@@ -67,8 +70,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def named(reader: "CheckpointReader", tokenizer: str, form: "Format") -> "CheckpointReader":
+    """The checkpoint with the tokenizer that it does not say itself."""
+    from gpt2spec.checkpoints.tokenizers import with_tokenizer
+    from gpt2spec.errors import ConfigError
+
+    if form.training:
+        raise ConfigError("--tokenizer is for formats without a training: a run's own checkpoint has its tokenizer")
+    return with_tokenizer(reader, tokenizer)
+
+
 def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str, verified: bool) -> str:
     """What was done, as a table, and what one should know of it."""
+    from gpt2spec.checkpoints.convert import notes_on
     from gpt2spec.checkpoints.released import told_of_release
     from gpt2spec.cli.table import format_table
     from gpt2spec.parameters import count_parameters
@@ -82,5 +96,4 @@ def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str
         ("weights", weights + (", verified" if verified else "")),
         ("tokenizer", reader.tokenizer or "not recorded"),
     ]
-    notes = dict.fromkeys((*reader.notes, *form.notes))  # each once
-    return "\n".join([format_table(rows), *(f"Note: {note}." for note in notes)])
+    return "\n".join([format_table(rows), *(f"Note: {note}." for note in notes_on(reader, form))])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
-from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
+from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, add_tokenizer_argument, opened
 from gpt2spec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="what to evaluate; --list shows what there is")
     parser.add_argument("--list", action="store_true", help="list the tasks and where to get their data")
     add_checkpoint_arguments(parser)
+    add_tokenizer_argument(parser)
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -85,13 +86,13 @@ def data_paths(tasks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
 def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     """The model, the answers it gave before, and what the report says of both."""
     from gpt2spec import __version__
-    from gpt2spec.checkpoints.opening import tokenizer_of
+    from gpt2spec.checkpoints.tokenizers import tokenizer_of
     from gpt2spec.tasks.cache import AnswerCache, default_folder, fingerprint
     from gpt2spec.tasks.evaluate import Model
     from gpt2spec.tasks.published import size_of
 
     checkpoint = opened(args.checkpoint, args.step)
-    tokenizer, backend = tokenizer_of(checkpoint), backend_from(args)
+    tokenizer, backend = tokenizer_of(checkpoint, args.tokenizer), backend_from(args)
     config, params = checkpoint.config, checkpoint.params()
     model = Model(backend, config, params, tokenizer, args.batch_size, args.stride)
     options = sorted((args.backend_options or {}).items())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
-from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
+from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, add_tokenizer_argument, opened
 from gpt2spec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Prompt(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments. Those left out are as in `GenerateOptions`, but for the temperature."""
     add_checkpoint_arguments(parser, required=True)
+    add_tokenizer_argument(parser)
 
     prompts = parser.add_argument_group("prompts", "Without any, a new text is begun.")
     source = prompts.add_mutually_exclusive_group()
@@ -99,11 +100,12 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = opened(args.checkpoint, args.step)
     backend = backend_from(args)
 
-    from gpt2spec.checkpoints.opening import tokenizer_of
+    from gpt2spec.checkpoints.tokenizers import tokenizer_of
     from gpt2spec.cli.generate_output import show
     from gpt2spec.decoding.generator import Generator, check_prompts
 
-    tokenizer, config, params = tokenizer_of(checkpoint), checkpoint.config, checkpoint.params()
+    tokenizer = tokenizer_of(checkpoint, args.tokenizer)
+    config, params = checkpoint.config, checkpoint.params()
     if not args.ignore_end_of_text:
         options = dataclasses.replace(options, stop_tokens=(*options.stop_tokens, tokenizer.end_of_text))
     if args.interactive:

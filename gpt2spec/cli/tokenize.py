@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, add_tokenizer_argument, opened
+
 if TYPE_CHECKING:
     from gpt2spec.tokenizer import Tokenizer
 
@@ -29,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file with the text; the tokens of several, or of a folder of .txt files, are counted",
     )
     what.add_argument("--decode", type=int, nargs="+", metavar="ID", help="show the text of these token ids instead")
-    whose = parser.add_mutually_exclusive_group()
-    whose.add_argument("--tokenizer", default="gpt2", metavar="NAME|DIR", help="gpt2 (default), bytes, or a folder")
-    whose.add_argument("--checkpoint", type=Path, metavar="DIR", help="the tokenizer of a run or checkpoint")
+    whose = parser.add_argument_group("whose tokens", "GPT-2's, unless one of these is given.")
+    add_tokenizer_argument(whose)
+    add_checkpoint_arguments(whose)
     parser.add_argument(
         "--special", action="store_true", help="read <|endoftext|> in the text as the special token, not as text"
     )
@@ -57,14 +59,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tokenizer_from(args: argparse.Namespace) -> "Tokenizer":
-    """The tokenizer that was named, or that of a checkpoint."""
+    """That of a checkpoint, which may have to be named; or the one that was named; or GPT-2's."""
     if args.checkpoint is not None:
-        from gpt2spec.checkpoints.opening import open_checkpoint, tokenizer_of
+        from gpt2spec.checkpoints.tokenizers import tokenizer_of
 
-        return tokenizer_of(open_checkpoint(args.checkpoint))
+        return tokenizer_of(opened(args.checkpoint, args.step), args.tokenizer)
+    from gpt2spec.errors import ConfigError
     from gpt2spec.tokenizer import find_tokenizer
 
-    return find_tokenizer(args.tokenizer)
+    if args.step is not None:
+        raise ConfigError("--step says which checkpoint of a run: it needs --checkpoint")
+    return find_tokenizer(args.tokenizer or "gpt2")
 
 
 def show(tokenizer: "Tokenizer", args: argparse.Namespace, ids: Sequence[int], text: str) -> None:
@@ -148,12 +153,13 @@ def as_json(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> dict[str, 
 
 def offsets(tokens: Iterable[bytes]) -> Iterator[tuple[int, int]]:
     """Where each token begins: its first byte, and the character that this byte is a part of."""
+    from gpt2spec.tokenizer.vocabulary import characters_begun
+
     length = characters = 0
     for data in tokens:
-        begins_within = 0x80 <= data[0] < 0xC0
+        begins_within = not characters_begun(data[:1])
         yield length, max(0, characters - begins_within)
-        length += len(data)
-        characters += sum(not 0x80 <= byte < 0xC0 for byte in data)
+        length, characters = length + len(data), characters + characters_begun(data)
 
 
 def listing(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> str:

@@ -15,10 +15,9 @@ import numpy as np
 from gpt2spec.data.manifest import ShardEntry
 from gpt2spec.data.shards import ShardWriter, Tokens, read_shard
 from gpt2spec.tokenizer import Tokenizer
+from gpt2spec.tokenizer.vocabulary import characters_begun
 
 _WINDOW = 1 << 14
-_CONTINUING = bytes(range(0x80, 0xC0))
-"""The bytes of UTF-8 that begin no character."""
 
 
 class Cut(NamedTuple):
@@ -66,7 +65,6 @@ def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float) -> Cut:
     without one, at its start, or if it is the first, after the last space before or else exactly there.
     """
     table = _Table(tokenizer)
-    table = _Table(tokenizer)
     target = round((1 - val_fraction) * _characters(tokens, table, len(tokens)))
     if target == 0:
         return Cut(0, 0, "", "")
@@ -102,7 +100,7 @@ class _Table:
         each = tokenizer.decode_each(range(tokenizer.vocab_size))
         each[tokenizer.end_of_text] = b""
         self.end_of_text = tokenizer.end_of_text
-        self.characters = np.array([len(data.translate(None, _CONTINUING)) for data in each])
+        self.characters = np.array([characters_begun(data) for data in each])
         self._space_first = np.array([data[:1].isspace() for data in each])
         self._visible_last = np.array([data[-1:].isascii() and data[-1:].strip() != b"" for data in each])
 

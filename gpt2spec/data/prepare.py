@@ -195,7 +195,7 @@ class _Preparation:
         )
         with storage_errors(self._folder / MANIFEST):
             (self._folder / JOURNAL).unlink(missing_ok=True)
-            if not comes_along(self._tokenizer):
+            if not comes_along(self._tokenizer.id):
                 write_tokenizer(self._folder, self._tokenizer)
             (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         return manifest

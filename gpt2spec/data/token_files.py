@@ -19,8 +19,6 @@ from gpt2spec.data.shards import MAGIC, Tokens, read_shard
 from gpt2spec.errors import DataError
 
 META = "meta.pkl"
-UNKNOWN = "unknown"
-"""In the place of a tokenizer's id where nobody says which it was."""
 _ENDS = 1 << 20
 
 

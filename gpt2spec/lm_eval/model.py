@@ -34,8 +34,9 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 class GPT2SpecLM(TemplateLM):
     """lm-eval's view of a checkpoint.
 
-    Model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `backend`, `device` and
-    `dtype`; and whatever options the backend has of its own.
+    Model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `tokenizer`, the name or
+    folder of one, for a checkpoint that does not say it; `backend`, `device` and `dtype`; and whatever options the
+    backend has of its own.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class GPT2SpecLM(TemplateLM):
         device: str | None = None,
         dtype: str = "float32",
         step: int | None = None,
+        tokenizer: str | None = None,
         batch_size: int | str = BATCH_SIZE,
         max_batch_size: int | None = None,
         **options: Any,
@@ -54,9 +56,9 @@ class GPT2SpecLM(TemplateLM):
         if not checkpoint:
             raise ConfigError("lm-eval's model gpt2spec needs the argument checkpoint=PATH")
         size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
-        config, params, tokenizer = load_with_tokenizer(Path(checkpoint), step)
+        config, params, encoding = load_with_tokenizer(Path(checkpoint), step, tokenizer)
         made = load_backend(backend, device=device, dtype=dtype, **options)
-        self.model = Model(made, config, params, tokenizer, min(size, max_batch_size or size))
+        self.model = Model(made, config, params, encoding, min(size, max_batch_size or size))
         self._info = {"backend": made.name, "model_device": made.device, "model_dtype": made.dtype}
 
     @classmethod

@@ -10,13 +10,21 @@ from gpt2spec.tokenizer.bpe import (
 )
 from gpt2spec.tokenizer.parallel import ENCODERS, encode_labelled, encode_stream
 from gpt2spec.tokenizer.pieces import last_boundary, split_safely
-from gpt2spec.tokenizer.saved import find_tokenizer, read_tokenizer, recorded_tokenizer, write_tokenizer
+from gpt2spec.tokenizer.saved import (
+    UNKNOWN,
+    find_tokenizer,
+    holds_tokenizer,
+    read_tokenizer,
+    recorded_tokenizer,
+    write_tokenizer,
+)
 from gpt2spec.tokenizer.streaming import StreamDecoder
 from gpt2spec.tokenizer.training import train_tokenizer
 
 __all__ = [
     "ENCODERS",
     "TOKENIZERS",
+    "UNKNOWN",
     "StreamDecoder",
     "Tokenizer",
     "byte_tokenizer",
@@ -25,6 +33,7 @@ __all__ = [
     "encode_stream",
     "find_tokenizer",
     "gpt2_tokenizer",
+    "holds_tokenizer",
     "last_boundary",
     "read_tokenizer",
     "recorded_tokenizer",

@@ -149,9 +149,9 @@ def tokenizer_named(name: str) -> Tokenizer:
     return _BY_NAME[name]()
 
 
-def comes_along(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer is one of `TOKENIZERS`, so that no copy of it need be kept."""
-    return any(tokenizer_named(name).id == tokenizer.id for name in TOKENIZERS)
+def comes_along(identifier: str) -> bool:
+    """Whether the tokenizer with this `id` is one of `TOKENIZERS`, so that no copy of it need be kept."""
+    return any(tokenizer_named(name).id == identifier for name in TOKENIZERS)
 
 
 def _text(text: str) -> str:

@@ -10,10 +10,19 @@ Hugging Face's `tokenizer.json`, which has everything in one.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from gpt2spec.errors import ConfigError, nearest
 from gpt2spec.files import storage_errors
-from gpt2spec.tokenizer.bpe import TOKENIZERS, Tokenizer, tokenizer_named
+from gpt2spec.tokenizer.bpe import TOKENIZERS, Tokenizer, comes_along, tokenizer_named
+from gpt2spec.tokenizer.huggingface import (
+    added_in_config,
+    added_tokens,
+    check_added,
+    check_described,
+    check_ids,
+    described,
+)
 from gpt2spec.tokenizer.vocabulary import END_OF_TEXT, VERSION_LINE, checked_merges, encoder_mapping
 
 MERGES, VOCABULARY, TRANSFORMERS = "merges.txt", "vocab.json", "tokenizer_config.json"
@@ -22,9 +31,12 @@ FOLDER = "tokenizer"
 """Where a folder that holds other things keeps its tokenizer."""
 
 BOTH = "tokenizer.json"
-_PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"), (BOTH, VOCABULARY))
-READABLE = frozenset(name for pair in _PAIRS for name in pair)
+ADDED = "added_tokens.json"
+_PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"))
+READABLE = frozenset({BOTH, TRANSFORMERS, ADDED, *(name for pair in _PAIRS for name in pair)})
 """The files that a tokenizer may be read from."""
+UNKNOWN = "unknown"
+"""In the place of a tokenizer's id where nobody says which it was."""
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None) -> None:
@@ -41,25 +53,53 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None
         (folder / TRANSFORMERS).write_text(json.dumps(config, indent=2) + "\n", encoding="ascii")
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether there are merges in a folder, under any of the names."""
+    return any((folder / name).is_file() for name in (BOTH, *(merges for merges, _ in _PAIRS)))
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in a folder; the ones that come with gpt2spec are recognised by their merges.
 
-    Raises `ConfigError` for files that are missing, damaged, or do not belong together.
+    Raises `ConfigError` for files that are missing, damaged, do not belong together, or are of another kind than
+    GPT-2's (see `gpt2spec.tokenizer.huggingface`).
     """
-    pairs = [(folder / merges, folder / vocabulary) for merges, vocabulary in _PAIRS if (folder / merges).is_file()]
-    if not pairs:
+    whole = described(_json(folder / BOTH), str(folder / BOTH)) if (folder / BOTH).is_file() else None
+    added = added_beside(folder, any_class=whole is not None)
+    pairs = [pair for pair in _PAIRS if (folder / pair[0]).is_file()]
+    if not pairs and whole is None:
         raise ConfigError(f"there is no tokenizer in {folder}: it has neither {MERGES} nor vocab.bpe nor {BOTH}")
-    merges, vocabulary = pairs[0]
-    lines = checked_merges(_merges_in_json(merges) if merges.name == BOTH else _read(merges), str(merges))
-    contents = "".join(f"{line}\n" for line in (VERSION_LINE, *lines)).encode()
-    ours = (tokenizer_named(name) for name in TOKENIZERS)
-    tokenizer = next((each for each in ours if each.merges == contents), None) or Tokenizer(contents, name="bpe")
-    if vocabulary.is_file() and _ids(vocabulary) != encoder_mapping(tokenizer.ranks):
-        raise ConfigError(
-            f"{vocabulary} does not belong to {merges}: ids are the 256 bytes in OpenAI's order, the merges in "
-            f"theirs, and last {END_OF_TEXT}; take both files from one tokenizer"
-        )
+    merges, vocabulary = pairs[0] if pairs else (BOTH, VOCABULARY)
+    lines = _read(folder / merges) if whole is None or pairs else "\n".join([VERSION_LINE, *whole.merges, ""])
+    tokenizer = tokenizer_of_merges(lines, str(folder / merges))
+    if whole is not None:
+        check_described(whole, tokenizer, str(folder / BOTH))
+    if (folder / vocabulary).is_file():
+        check_ids(_json(folder / vocabulary), tokenizer, str(folder / vocabulary))
+    for name, tokens in added.items():
+        check_added(tokens, tokenizer, str(folder / name))
     return tokenizer
+
+
+def added_beside(folder: Path, any_class: bool) -> dict[str, dict[str, int]]:
+    """The tokens that each of the files beside merges and vocabulary adds, their settings checked."""
+    found = {}
+    if (folder / TRANSFORMERS).is_file():
+        contents = _json(folder / TRANSFORMERS)
+        found[TRANSFORMERS] = added_in_config(contents, str(folder / TRANSFORMERS), any_class)
+    if (folder / ADDED).is_file():
+        found[ADDED] = added_tokens(_json(folder / ADDED), str(folder / ADDED))
+    return found
+
+
+def tokenizer_of_merges(merges: str, name: str) -> Tokenizer:
+    """The tokenizer with the merges of a `vocab.bpe` file, one that comes with gpt2spec where they are its merges.
+
+    A `ConfigError` names the line of `name` that is no merge.
+    """
+    contents = "".join(f"{line}\n" for line in (VERSION_LINE, *checked_merges(merges, name))).encode()
+    ours = (tokenizer_named(name) for name in TOKENIZERS)
+    return next((each for each in ours if each.merges == contents), None) or Tokenizer(contents, name="bpe")
 
 
 def find_tokenizer(name: str) -> Tokenizer:
@@ -76,22 +116,27 @@ def find_tokenizer(name: str) -> Tokenizer:
     return read_tokenizer(folder / FOLDER if (folder / FOLDER).is_dir() else folder)
 
 
-def recorded_tokenizer(identifier: str, folder: Path) -> Tokenizer:
-    """The tokenizer whose `id` a dataset or checkpoint has recorded: one of ours, or else that saved in `folder`.
+def recorded_tokenizer(identifier: str, holder: Path, merges: str | None = None) -> Tokenizer:
+    """The tokenizer whose `id` a dataset or checkpoint has recorded: one of ours, or else the one that it holds.
 
-    Raises `ConfigError` where it is neither.
+    Args:
+        identifier: the `id`.
+        holder: the folder it is saved in, or the file that has its `merges`.
+        merges: the contents of its `vocab.bpe` file, where they stand in a file rather than in a folder.
+
+    Raises:
+        ConfigError: where it is neither, is damaged, or is another.
     """
-    for name in TOKENIZERS:
-        if tokenizer_named(name).id == identifier:
-            return tokenizer_named(name)
-    if not any((folder / merges).is_file() for merges, _ in _PAIRS):
+    if comes_along(identifier):
+        return next(each for each in map(tokenizer_named, TOKENIZERS) if each.id == identifier)
+    if merges is None and not any((holder / name).is_file() for name in FILES_READ):
         raise ConfigError(
             f"the tokenizer {identifier!r} is none of {', '.join(TOKENIZERS)}, which come with gpt2spec, and "
-            f"{folder} does not hold it"
+            f"{holder} does not hold it"
         )
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(holder) if merges is None else tokenizer_of_merges(merges, f"the merges in {holder}")
     if tokenizer.id != identifier:
-        raise ConfigError(f"the tokenizer in {folder} is {tokenizer.id}, but {identifier} was used: it was exchanged")
+        raise ConfigError(f"the tokenizer in {holder} is {tokenizer.id}, but {identifier} was used: it was exchanged")
     return tokenizer
 
 
@@ -104,18 +149,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def _ids(path: Path) -> object:
+def _json(path: Path) -> Any:
     try:
         return json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
-
-
-def _merges_in_json(path: Path) -> str:
-    """The merges of a `tokenizer.json` as the lines of a `merges.txt`."""
-    try:
-        found = json.loads(_read(path))["model"]["merges"]
-        lines = [each if isinstance(each, str) else " ".join(each) for each in found]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} has no merges: GPT-2's tokenizer is a byte-level BPE") from error
-    return "\n".join([VERSION_LINE, *lines, ""])

@@ -17,6 +17,9 @@ VERSION_LINE = "#version: 0.2"
 """The first line of a `vocab.bpe` file."""
 
 
+_CONTINUING = bytes(range(0x80, 0xC0))
+
+
 @functools.cache
 def byte_characters() -> MappingProxyType[int, str]:
     """The character that stands for each byte, in the order of the token ids 0 to 255.
@@ -61,6 +64,11 @@ def checked_merges(merges: str, name: str) -> list[str]:
             raise ConfigError(f"line {number} of {name} makes a token that there is already: {line[:40]!r}")
         known.add(left + right)
     return lines
+
+
+def characters_begun(token: bytes) -> int:
+    """How many characters begin in some bytes of UTF-8: all bytes but those from 0x80 to 0xBF begin one."""
+    return len(token.translate(None, _CONTINUING))
 
 
 def encoder_mapping(ranks: dict[bytes, int]) -> dict[str, int]:

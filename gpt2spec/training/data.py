@@ -10,8 +10,8 @@ from gpt2spec.byte_progress import ByteProgress
 from gpt2spec.config import VOCAB_SIZE
 from gpt2spec.data.dataset import Dataset, open_dataset
 from gpt2spec.data.mixed_dataset import open_mixture
-from gpt2spec.data.token_files import UNKNOWN, Vocabulary
-from gpt2spec.tokenizer import Tokenizer
+from gpt2spec.data.token_files import Vocabulary
+from gpt2spec.tokenizer import UNKNOWN, Tokenizer
 from gpt2spec.training.settings import RunSettings
 
 

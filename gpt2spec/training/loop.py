@@ -12,10 +12,9 @@ from gpt2spec.checkpoints.parts import writes_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset
-from gpt2spec.data.token_files import UNKNOWN
 from gpt2spec.errors import BackendError, CheckpointError, ConfigError
 from gpt2spec.plugins import load_backend
-from gpt2spec.tokenizer import Tokenizer
+from gpt2spec.tokenizer import UNKNOWN, Tokenizer
 from gpt2spec.training.data import open_data, verify_data
 from gpt2spec.training.history import History
 from gpt2spec.training.profiling import ProfiledUpdates
@@ -103,7 +102,7 @@ def train(
     in_parts = writes_parts(backend, settings.checkpoint_format)
     check_same_tokenizer(settings, encoding, dataset)
     tokenizer = decoding_tokenizer(dataset, encoding)
-    if initial is not None and initial.tokenizer not in (None, dataset.tokenizer_id):
+    if initial is not None and initial.tokenizer not in (None, UNKNOWN, dataset.tokenizer_id):
         raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
     questions = read_tasks(settings, config, dataset, tokenizer)
     if settings.verify_data:

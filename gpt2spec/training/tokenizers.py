@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from gpt2spec.checkpoints.opening import tokenizer_of
 from gpt2spec.checkpoints.reader import CheckpointReader
+from gpt2spec.checkpoints.tokenizers import record_of
 from gpt2spec.data.dataset import Dataset
-from gpt2spec.data.token_files import UNKNOWN
 from gpt2spec.errors import ConfigError
 from gpt2spec.files import atomic_folder
 from gpt2spec.tokenizer import (
+    UNKNOWN,
     Tokenizer,
     comes_along,
     find_tokenizer,
@@ -24,8 +24,9 @@ def encoding_tokenizer(settings: RunSettings, run: Path, initial: CheckpointRead
     """Who encodes raw text: the run's own where it has one; or the one in the settings, or of the first weights."""
     if (run / FOLDER / MERGES).is_file():
         return read_tokenizer(run / FOLDER)
-    if settings.tokenizer is None and initial is not None and (initial.path / MERGES).is_file():
-        return tokenizer_of(initial)
+    record = None if settings.tokenizer is not None or initial is None else record_of(initial)
+    if record is not None and record.tokenizer is not None:
+        return record.tokenizer
     return find_tokenizer(settings.tokenizer_name())
 
 
@@ -46,7 +47,7 @@ def check_same_tokenizer(settings: RunSettings, encoding: Tokenizer, dataset: Da
 
 def keep_tokenizer(run: Path, tokenizer: Tokenizer | None) -> None:
     """Copy a tokenizer that does not come with gpt2spec into a new run directory."""
-    if tokenizer is None or comes_along(tokenizer):
+    if tokenizer is None or comes_along(tokenizer.id):
         return
     with atomic_folder(run / FOLDER) as folder:
         write_tokenizer(folder, tokenizer)

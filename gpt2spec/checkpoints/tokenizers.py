@@ -1,0 +1,122 @@
+"""Which tokenizer a checkpoint has, and what a copy of it is told."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt2spec.checkpoints.reader import CheckpointReader
+from gpt2spec.config import BYTE_VOCAB_SIZE, VOCAB_SIZE
+from gpt2spec.errors import CheckpointError, ConfigError
+from gpt2spec.tokenizer import (
+    UNKNOWN,
+    Tokenizer,
+    byte_tokenizer,
+    find_tokenizer,
+    gpt2_tokenizer,
+    holds_tokenizer,
+    read_tokenizer,
+    recorded_tokenizer,
+)
+from gpt2spec.tokenizer.saved import READABLE, added_beside
+
+PADDED_VOCAB_SIZE = 50304
+"""GPT-2's vocabulary up to a multiple of 64, as nanoGPT trains it from scratch."""
+OTHER = "other"
+"""How the ids begin of tokenizers that are not of GPT-2's kind."""
+
+
+class TokenizerRecord(NamedTuple):
+    """What a file is told of a model's tokenizer: its `id`, and itself or else why nobody has it."""
+
+    id: str
+    tokenizer: Tokenizer | None
+    absence: str = ""
+
+
+def tokenizer_of(reader: CheckpointReader, named: str | None = None) -> Tokenizer:
+    """The tokenizer a checkpoint records, or else the one that was `named`, or else the one of its vocabulary's size.
+
+    Args:
+        reader: from `open_checkpoint`.
+        named: name or folder of the tokenizer (see `find_tokenizer`), for a checkpoint that does not say it.
+
+    Raises:
+        ConfigError: for a tokenizer that is not there, is damaged, or is of another kind than GPT-2's.
+        CheckpointError: where nothing says which it is, another was recorded, or it has more entries than the model.
+    """
+    if reader.tokenizer is not None and reader.tokenizer.startswith(OTHER):
+        return recorded_tokenizer(reader.tokenizer, reader.path)  # which says why it cannot be had
+    tokenizer = find_tokenizer(named) if named is not None else _recorded(reader) or tokenizer_of_size(reader)
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{reader.path} does not say which tokenizer it was trained with, and none that comes with gpt2spec has "
+            f"{reader.config.vocab_size} tokens: name it with --tokenizer"
+        )
+    if reader.tokenizer not in (None, UNKNOWN, tokenizer.id):
+        raise CheckpointError(
+            f"{reader.path} was trained with the tokenizer {reader.tokenizer}, not with {named}, which is "
+            f"{tokenizer.id}"
+        )
+    if tokenizer.vocab_size > reader.config.vocab_size:
+        raise CheckpointError(
+            f"the model in {reader.path} has {reader.config.vocab_size} tokens, too few for its tokenizer "
+            f"{tokenizer.id}, which has {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def tokenizer_of_size(reader: CheckpointReader) -> Tokenizer | None:
+    """The tokenizer that comes with gpt2spec and has the model's vocabulary, unless its ids are said to be others."""
+    if reader.tokenizer == UNKNOWN:
+        return None
+    if reader.config.vocab_size == BYTE_VOCAB_SIZE:
+        return byte_tokenizer()
+    return gpt2_tokenizer() if reader.config.vocab_size in (VOCAB_SIZE, PADDED_VOCAB_SIZE) else None
+
+
+def with_tokenizer(reader: CheckpointReader, named: str) -> CheckpointReader:
+    """The checkpoint as if it held the tokenizer `named`; raises as `tokenizer_of` does."""
+    tokenizer = tokenizer_of(reader, named)
+    return replace(reader, tokenizer=tokenizer.id, merges=tokenizer.merges.decode("utf-8"))
+
+
+def record_of(reader: CheckpointReader) -> TokenizerRecord | None:
+    """What a copy of a checkpoint is told: None where it does not say its tokenizer.
+
+    Only the `id` where nobody has the tokenizer, or where it is not of GPT-2's kind. Where it is damaged, a
+    `ConfigError`.
+    """
+    if reader.tokenizer is None:
+        return None
+    if reader.tokenizer == UNKNOWN:
+        return TokenizerRecord(UNKNOWN, None, "nobody says which it is")
+    try:
+        return TokenizerRecord(reader.tokenizer, _recorded(reader))
+    except ConfigError as error:
+        held = reader.merges is not None or holds_tokenizer(reader.path)
+        if held and not reader.tokenizer.startswith(OTHER):
+            raise
+        return TokenizerRecord(reader.tokenizer, None, str(error))
+
+
+def tokenizer_in(folder: Path) -> str | None:
+    """The `id` of the tokenizer whose files are in a Hugging Face folder; None where there are none.
+
+    Weights can be read whatever the tokenizer is. One of another kind than GPT-2's, or a damaged one, gets an id that
+    no tokenizer has, so that it is taken for no other; `tokenizer_of` says what is wrong with it.
+    """
+    try:
+        if holds_tokenizer(folder):
+            return read_tokenizer(folder).id
+        added_beside(folder, any_class=False)  # a tokenizer of another class may have files of other names
+        return None
+    except ConfigError:
+        contents = [(folder / name).read_bytes() for name in sorted(READABLE) if (folder / name).is_file()]
+        return f"{OTHER}-{hashlib.sha256(b''.join(contents)).hexdigest()[:16]}"
+
+
+def _recorded(reader: CheckpointReader) -> Tokenizer | None:
+    if reader.tokenizer in (None, UNKNOWN):
+        return None
+    return recorded_tokenizer(reader.tokenizer, reader.path, reader.merges)
