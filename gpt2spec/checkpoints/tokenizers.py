@@ -45,9 +45,11 @@ def tokenizer_of(reader: CheckpointReader, named: str | None = None) -> Tokenize
         ConfigError: for a tokenizer that is not there, is damaged, or is of another kind than GPT-2's.
         CheckpointError: where nothing says which it is, another was recorded, or it has more entries than the model.
     """
-    if reader.tokenizer is not None and reader.tokenizer.startswith(OTHER):
-        return recorded_tokenizer(reader.tokenizer, reader.path)  # which says why it cannot be had
-    tokenizer = find_tokenizer(named) if named is not None else _recorded(reader) or tokenizer_of_size(reader)
+    another_kind = reader.tokenizer is not None and reader.tokenizer.startswith(OTHER)
+    if named is not None and not another_kind:
+        tokenizer: Tokenizer | None = find_tokenizer(named)
+    else:
+        tokenizer = _recorded(reader) or tokenizer_of_size(reader)
     if tokenizer is None:
         raise CheckpointError(
             f"{reader.path} does not say which tokenizer it was trained with, and none that comes with gpt2spec has "
@@ -117,6 +119,9 @@ def tokenizer_in(folder: Path) -> str | None:
 
 
 def _recorded(reader: CheckpointReader) -> Tokenizer | None:
-    if reader.tokenizer in (None, UNKNOWN):
+    """The tokenizer a checkpoint records; a `ConfigError` says why it cannot be had."""
+    if reader.tokenizer is None or reader.tokenizer == UNKNOWN:
         return None
+    if reader.tokenizer.startswith(OTHER) and reader.path.is_dir():
+        read_tokenizer(reader.path)  # which says what kind it is of
     return recorded_tokenizer(reader.tokenizer, reader.path, reader.merges)

@@ -129,7 +129,7 @@ def recorded_tokenizer(identifier: str, holder: Path, merges: str | None = None)
     """
     if comes_along(identifier):
         return next(each for each in map(tokenizer_named, TOKENIZERS) if each.id == identifier)
-    if merges is None and not any((holder / name).is_file() for name in FILES_READ):
+    if merges is None and not holds_tokenizer(holder):
         raise ConfigError(
             f"the tokenizer {identifier!r} is none of {', '.join(TOKENIZERS)}, which come with gpt2spec, and "
             f"{holder} does not hold it"
