@@ -13,10 +13,11 @@ from safetensors.numpy import save_file
 
 import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_to_json
+from gpt2spec.checkpoints.native import TrainingState, save_checkpoint
 from gpt2spec.checkpoints.opening import DEMO, open_checkpoint
 from gpt2spec.cli.main import main
 from gpt2spec.errors import CheckpointError
-from gpt2spec.tokenizer import byte_tokenizer, write_tokenizer
+from gpt2spec.tokenizer import byte_tokenizer
 
 SUMS = "SHA256SUMS"
 OPENAI = Path(__file__).parent / "openai_checkpoint"
@@ -30,9 +31,10 @@ def digest(path: Path) -> str:
 def written(tmp_path: Path) -> Path:
     """A folder of ours with all files there can be."""
     config = CONFIG.replace(vocab_size=257)
-    folder = write(tmp_path / "ours", "ours", random_parameters(config), config)
-    write_tokenizer(folder / "checkpoints" / "step-00000001", byte_tokenizer())
-    assert main(["convert", str(folder), str(tmp_path / "hf"), "--to", "hf", "--quiet"]) == 0
+    params, tokenizer = random_parameters(config), byte_tokenizer()
+    training = TrainingState(params, params, {"step": 1, "tokenizer": tokenizer.id})
+    save_checkpoint(tmp_path / "ours", config, params, training, tokenizer)
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "hf"), "--to", "hf", "--quiet"]) == 0
     return tmp_path / "hf"
 
 
