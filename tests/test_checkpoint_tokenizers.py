@@ -212,6 +212,10 @@ def test_an_unknown_tokenizer_of_token_files_can_be_named(tmp_path: Path, folder
     code, out, _ = command("convert", tmp_path / "run", tmp_path / "hf", "--to", "hf")
     assert code == 0 and "Note: the tokenizer does not go along: nobody says which it is." in out
     assert generate(command, tmp_path / "hf", "--tokenizer", folder)[0] == 0
+    config = CONFIG.replace(vocab_size=257)  # the size of bytes, whose ids they need not be
+    params = random_parameters(config)
+    save_checkpoint(tmp_path / "small", config, params, replace(state, m=params, v=params))
+    assert "name it with --tokenizer" in generate(command, tmp_path / "small")[2]
 
 
 def test_training_goes_on_with_the_tokenizer_of_the_first_weights(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,26 @@ def test_ids_come_in_the_order_of_the_texts(texts: list[str], workers: int) -> N
     assert [ids.tolist() for ids in encode_stream(TOKENIZER, texts, workers)] == expected
     labelled = list(encode_labelled(TOKENIZER, enumerate(texts), workers))
     assert [(label, ids.tolist()) for label, ids in labelled] == list(enumerate(expected))
+
+
+fragments = st.lists(
+    st.sampled_from(["<|endof", "text|>", "<|endoftext|>", "<", ">", " ", "\n", "a", "'s"]), max_size=6
+)
+
+
+@given(st.lists(fragments.map("".join), max_size=6))
+def test_what_separates_texts_inside_is_ordinary_text_in_them(texts: list[str]) -> None:
+    expected = [TOKENIZER.encode(text) for text in texts]
+    assert [ids.tolist() for ids in encode_stream(TOKENIZER, texts, 1)] == expected
+
+
+@pytest.mark.parametrize("before", [[], ["good"], ["<|endoftext|>"]])
+@pytest.mark.parametrize("bad", ["a\ud800", None])
+def test_what_is_no_text_is_told_wherever_it_stands(before: list[str], bad: Any) -> None:
+    with pytest.raises(InputError, match="lone surrogate|not NoneType"):
+        TOKENIZER.encode_each([*before, bad])
+    with pytest.raises((InputError, TypeError)):
+        list(encode_stream(TOKENIZER, [*before, bad]))
 
 
 def test_ids_are_uint16_where_they_fit() -> None:

@@ -76,7 +76,7 @@ class Tokenizer:
         try:
             joined = _text(END_OF_TEXT.join(texts))
         except (TypeError, InputError):  # of one of them, which is told apart
-            joined = ""
+            return [self.encode_to_numpy(text) for text in texts]
         if joined.count(END_OF_TEXT) != len(texts) - 1 or len(split_long_runs(joined)) > 1:
             return [self.encode_to_numpy(text) for text in texts]
         ids = self._encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT}, disallowed_special=())
