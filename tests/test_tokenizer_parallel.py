@@ -44,7 +44,7 @@ def test_what_separates_texts_inside_is_ordinary_text_in_them(texts: list[str]) 
 @pytest.mark.parametrize("before", [[], ["good"], ["<|endoftext|>"]])
 @pytest.mark.parametrize("bad", ["a\ud800", None])
 def test_what_is_no_text_is_told_wherever_it_stands(before: list[str], bad: Any) -> None:
-    with pytest.raises(InputError, match="lone surrogate|not NoneType"):
+    with pytest.raises(InputError, match=r"lone surrogate|not NoneType"):
         TOKENIZER.encode_each([*before, bad])
     with pytest.raises((InputError, TypeError)):
         list(encode_stream(TOKENIZER, [*before, bad]))
