@@ -69,7 +69,8 @@ def _index(folder: Path) -> Path:
     found = sorted(folder.glob("*.index"))
     if (folder / POINTER).is_file():
         with read_errors(folder / POINTER):
-            named = re.search(r'^model_checkpoint_path: "([^"]+)"', (folder / POINTER).read_text("utf-8"), re.MULTILINE)
+            text = (folder / POINTER).read_text("utf-8")
+        named = re.search(r'^model_checkpoint_path: "([^"\n]+)"', text, re.MULTILINE)
         if named is None:
             raise CheckpointError(f"{folder / POINTER} does not say 'model_checkpoint_path: \"…\"'")
         index = folder / f"{Path(named[1]).name}.index"

@@ -9,6 +9,7 @@ from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, cho
 from gpt2spec.checkpoints.openai import HPARAMS, open_openai
 from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.checkpoints.torch_file import ZIP
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
 from gpt2spec.parameters import HostParams
@@ -19,7 +20,7 @@ FORMATS = (
 )
 DEMO = Path(__file__).parent.parent / "demo"
 """A small model that comes with this package: docs/runs.md says how it was made."""
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_PICKLE = b"\x80"
 
 
 def load_checkpoint(path: Path | str, step: int | None = None) -> tuple[GPT2Config, HostParams]:
@@ -87,6 +88,6 @@ def _open_file(path: Path) -> CheckpointReader:
         return open_llmc(path)
     if weights_file(path.parent) == path:
         return _open_folder(path.parent)
-    if head.startswith((_ZIP, _PICKLE)):
+    if head.startswith((ZIP, _PICKLE)):
         return open_nanogpt(path)
     raise CheckpointError(f"{path} is no checkpoint that can be read: {FORMATS} can be")

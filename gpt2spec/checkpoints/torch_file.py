@@ -22,6 +22,8 @@ from gpt2spec.errors import BackendError, CheckpointError
 
 KEPT_MAPPED = 16 * 2**20
 """Bytes that may be read through one memory map; it is then made anew, which gives its pages back."""
+ZIP = b"PK\x03\x04"
+"""How the files of `torch.save` begin since PyTorch 1.6."""
 _ALIGNMENT = 64
 _PROTOCOL = 2  # the pickle protocol of torch.save, and the only one that weights_only reads
 _ZIP_HEADER, _ZIP64_EXTRA, _EXTRA_HEADER = 30, 20, 4  # bytes
@@ -42,8 +44,8 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         """Load `path`, a zip archive whose checksums are verified, or a file from before PyTorch 1.6, read whole."""
         self.path = path
-        with read_errors(path):
-            self.is_zip = zipfile.is_zipfile(path)
+        with read_errors(path), path.open("rb") as file:
+            self.is_zip = file.read(len(ZIP)) == ZIP  # by which PyTorch knows it as well
         if self.is_zip:
             check_archive(path)
         self.contents = self._load()
@@ -102,11 +104,11 @@ def check_archive(path: Path) -> None:
             packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
             damaged = None if packed else archive.testzip()
     except Exception as error:  # a damaged directory can make zipfile raise anything
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {str(error)[:200]!r}") from error
     if packed:
-        raise CheckpointError(f"{path} is refused: {packed[0]} in it is compressed, which PyTorch does not do")
+        raise CheckpointError(f"{path} is refused: {packed[0][:80]!r} in it is compressed, which PyTorch does not do")
     if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: {damaged} does not match its checksum")
+        raise CheckpointError(f"{path} is damaged: {damaged[:80]!r} in it does not match its checksum")
 
 
 class Placeholder(NamedTuple):
