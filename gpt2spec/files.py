@@ -125,6 +125,19 @@ def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count:
     return digest.hexdigest()
 
 
+class HashedFile:
+    """A file that is written to, and the SHA-256 of all that was written, which need not be read again for it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Begin where `file` stands."""
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write contiguous bytes."""
+        self._file.write(data)
+        self.sha256.update(data)
+
+
 def _temporary(path: Path) -> Path:
     """A name beside `path` that nobody else has, known before anything is made: an interrupt can come at any moment."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

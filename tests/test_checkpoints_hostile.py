@@ -119,6 +119,23 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "packed.pt")
 
 
+def test_an_archive_whose_directory_is_lost_is_damaged(tmp_path: Path) -> None:
+    """It is told by how it begins, so that it is never read without its checksums."""
+    path = write(tmp_path / "ckpt.pt", "nanogpt", random_parameters())
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(CheckpointError, match=r"ckpt.pt is damaged: 'File is not a zip file'"):
+        open_checkpoint(path)
+
+
+def test_names_in_a_damaged_archive_are_shown_in_one_line(tmp_path: Path) -> None:
+    params = random_parameters()
+    path = write(tmp_path / "ckpt.pt", "nanogpt", params)
+    data = path.read_bytes().replace(b"data/ln_f.bias", b"data/ln_f\nbias")
+    path.write_bytes(data.replace(params["ln_f.bias"].tobytes(), bytes(64)))
+    with pytest.raises(CheckpointError, match=r"'archive/data/ln_f\\nbias' in it does not match its checksum"):
+        open_checkpoint(path)
+
+
 def files_of(path: Path, source: str) -> list[Path]:
     """All files of a checkpoint."""
     folder = path / "checkpoints" / "step-00000001" if source == "ours" else path
@@ -144,8 +161,8 @@ def damaged_loads(path: Path, file: Path, times: int) -> list[tuple[GPT2Config, 
         file.write_bytes(damage(original, rng))
         try:
             loaded.append(gpt2spec.load_checkpoint(path))
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            assert "\n" not in str(error)
     file.write_bytes(original)
     return loaded
 

@@ -127,9 +127,10 @@ def test_the_pointer_may_be_missing_and_may_not_be_wrong(folder: Path) -> None:
     pointer.write_text('model_checkpoint_path: "model-1000"\n')
     with pytest.raises(CheckpointError, match=r"there is no model-1000.index beside it"):
         open_checkpoint(folder)
-    pointer.write_text("nonsense")
-    with pytest.raises(CheckpointError, match="does not say 'model_checkpoint_path"):
-        open_checkpoint(folder)
+    for text in ("nonsense", 'model_checkpoint_path: "model.ckpt\n"'):
+        pointer.write_text(text)
+        with pytest.raises(CheckpointError, match="does not say 'model_checkpoint_path"):
+            open_checkpoint(folder)
     pointer.unlink()
     assert same_bits(gpt2spec.load_checkpoint(folder)[1], expected())
     shutil.copy(folder / INDEX, folder / "other.index")

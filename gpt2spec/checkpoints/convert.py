@@ -12,7 +12,6 @@ from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt, native
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.stored import decoded, encoded, sha256_of_values
-from gpt2spec.checkpoints.sums import write_sums
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord, record_of, tokenizer_of_size
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, ConfigError, nearest
@@ -125,8 +124,6 @@ def convert(
         form.write(file, reader.config, tensors(), dtype, record)
         if isinstance(file, Path) and form.training:
             native.copy_training(reader.path, file, reader.config)
-        if isinstance(file, Path):
-            write_sums(file)
     return hashes
 
 

@@ -16,7 +16,7 @@ from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json, s
 from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
-from gpt2spec.checkpoints.sums import SUMS, recorded_sums, verify_chosen, verify_listed
+from gpt2spec.checkpoints.sums import SUMS, recorded_sums, verify_chosen, verify_listed, write_sums
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord, tokenizer_in
 from gpt2spec.checkpoints.torch_file import TorchFile
 from gpt2spec.config import GPT2Config
@@ -45,7 +45,7 @@ def open_folder(folder: Path) -> CheckpointReader:
     weights = weights_file(folder)
     assert weights is not None
     sums = recorded_sums(folder) if (folder / SUMS).exists() else {}
-    for forms in (WEIGHTS, (MERGES, BOTH)):
+    for forms in (WEIGHTS, (BOTH, MERGES)):
         verify_chosen(folder, forms, sums)
     verify_listed(folder, sorted({weights.name, *FILES - {SAFETENSORS, SUMS}, *READABLE}), sums)
     config = config_from_json(folder / CONFIG)
@@ -79,12 +79,13 @@ def write_folder(
     """Fill an empty folder; the weights come in `order(config)`, and the tokenizer's files where somebody has it."""
     metadata = {"format": "pt"} | ({} if record is None else {"tokenizer": record.id})
     with (folder / SAFETENSORS).open("wb") as file:
-        write_safetensors(file, weight_table(config), tensors, dtype, metadata)
+        sha256 = write_safetensors(file, weight_table(config), tensors, dtype, metadata)
     if record is not None and record.tokenizer is not None:
         write_tokenizer(folder, record.tokenizer, config.n_ctx)
     generation = {"_from_model_config": True, **special_tokens(config)}
     for name, value in ((GENERATION_CONFIG, generation), (CONFIG, config_to_json(config, dtype))):
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_sums(folder, {SAFETENSORS: sha256})
 
 
 def _contents(path: Path) -> tuple[list[Entry], str | None]:

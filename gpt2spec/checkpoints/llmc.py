@@ -21,6 +21,7 @@ from gpt2spec.checkpoints.stored import StoredArray, encoded, read_errors
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
+from gpt2spec.files import HashedFile
 
 MAGIC = 20240326
 DTYPES = {3: "float32", 5: "bfloat16"}
@@ -111,25 +112,20 @@ def write_llmc(
 ) -> None:
     """Write the weights, which come in `order(config)`. The format has no place for a tokenizer."""
     del record
-    hashed = hashlib.sha256()
-
-    def write(values: np.ndarray) -> None:
-        data = values.reshape(-1).data
-        file.write(data)
-        hashed.update(data)
-
+    hashed = HashedFile(file)
     padded = -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     version = next(number for number, name in DTYPES.items() if name == dtype)
     header = np.zeros(HEADER_INTS, "<i4")
     header[:8] = (MAGIC, version, config.n_ctx, config.vocab_size, config.n_layer, config.n_head, config.n_embd, padded)
     header[_MARK_PLACE] = _MARK
-    write(header)
+    hashed.write(header.data)
     for name, values in tensors:
-        write(encoded(values.T if is_projection(name) else values, dtype))
+        hashed.write(encoded(values.T if is_projection(name) else values, dtype).reshape(-1).data)
         if name == "wte.weight":
-            write(encoded(np.zeros((padded - config.vocab_size, config.n_embd), np.float32), dtype))
+            padding = np.zeros((padded - config.vocab_size) * config.n_embd, np.float32)
+            hashed.write(encoded(padding, dtype).data)
     file.seek(_HASH_OFFSET)
-    file.write(hashed.digest())
+    file.write(hashed.sha256.digest())
 
 
 def _verify(path: Path, header: np.ndarray) -> None:

@@ -190,7 +190,7 @@ def write_weights(
 
 
 def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:
-    """Write what `source` has beside its weights to a checkpoint that has these, a moment at a time."""
+    """Write what `source` has beside its weights to a checkpoint that has these, a moment at a time, and the hashes."""
     progress = load_progress(source)
     moments = _moments(source, config, progress.pop(PARTS, None))
     rows = [(kind, weight) for kind in MOMENTS for weight in weight_table(config)]
@@ -199,6 +199,7 @@ def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:
     with (folder / OPTIMIZER).open("wb") as file:
         write_safetensors(file, table, values, "float32", {})
     write_description(folder, config, "float32", progress, None)
+    write_sums(folder)
 
 
 def load_config(folder: Path) -> GPT2Config:

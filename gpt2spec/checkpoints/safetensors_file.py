@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from gpt2spec.checkpoints.stored import ITEM_SIZES, StoredArray, encoded, read_errors
 from gpt2spec.errors import CheckpointError
+from gpt2spec.files import HashedFile
 from gpt2spec.parameters import Weight
 
 _DTYPES = {"F32": "float32", "F64": "float64", "BF16": "bfloat16", "F16": "float16"}
@@ -63,8 +64,8 @@ def write_safetensors(
     tensors: Iterable[tuple[str, np.ndarray]],
     dtype: str,
     metadata: dict[str, str],
-) -> None:
-    """Write `tensors`, which come in the order of `table`, in `dtype`."""
+) -> str:
+    """Write `tensors`, which come in the order of `table`, in `dtype`, and return the SHA-256 of the file."""
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for weight in table:
@@ -72,9 +73,11 @@ def write_safetensors(
         header[weight.name] = {"dtype": _CODES[dtype], "shape": list(weight.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    file.write(struct.pack("<Q", len(text)) + text)
+    hashed = HashedFile(file)
+    hashed.write(struct.pack("<Q", len(text)) + text)
     for _, values in tensors:
-        file.write(encoded(values, dtype).data)
+        hashed.write(encoded(values, dtype).reshape(-1).data)
+    return hashed.sha256.hexdigest()
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

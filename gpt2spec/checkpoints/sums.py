@@ -20,15 +20,16 @@ _FORMS = (
 _REMEDY = f"if that was meant, delete {SUMS}"
 
 
-def write_sums(folder: Path) -> None:
-    """Write the hashes of all files that stand in a folder, which is complete but for them."""
+def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write the hashes of all files that stand in a folder, which is complete but for them; some may be `known`."""
     names = sorted(path.name for path in folder.iterdir())
-    (folder / SUMS).write_text(sums_of(folder, names), encoding="ascii")
+    (folder / SUMS).write_text(sums_of(folder, names, known), encoding="ascii")
 
 
-def sums_of(folder: Path, names: Iterable[str]) -> str:
+def sums_of(folder: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> str:
     """A line of `SHA256SUMS` for each of some files."""
-    return "".join(f"{sha256_of_file(folder / name)}  {name}\n" for name in names)
+    hashes = dict(known or {})
+    return "".join(f"{hashes.get(name) or sha256_of_file(folder / name)}  {name}\n" for name in names)
 
 
 def recorded_sums(folder: Path) -> dict[str, str]:
