@@ -166,7 +166,7 @@ BAD = {
     "x.jsonl": [
         (b'{"text": "good"}', None),
         (b'{"text": 5}', "line 2: the field 'text' is no text but 5"),
-        (b'{"text": "cut o', r"line 3: not JSON \(Invalid control character at at column 16"),
+        (b'{"text": "cut o', r"line 3: not JSON \(Invalid control character at column 16"),
         (b'{"other": "", "id": 1}', r"line 4: it has no field 'text'; it has other, id \(choose with --field\)"),
         (b'["text"]', "line 5: a JSON object was expected"),
         (b'{"text": "\xff"}', "line 6: not UTF-8: the byte 0xff at offset 10"),

@@ -105,7 +105,10 @@ def test_going_on_with_a_single_document_cuts_validation_off_all_the_same(tmp_pa
 
 
 @pytest.mark.usefixtures("eager_journal")
-@pytest.mark.parametrize("change", ["text", "options", "shard", "shorter shard", "journal", "no shard"])
+@pytest.mark.parametrize(
+    "change",
+    ["text", "same size and time", "options", "shard", "unfinished shard", "shorter shard", "journal", "no shard"],
+)
 def test_what_cannot_be_gone_on_with_begins_again(corpus: Path, tmp_path: Path, change: str) -> None:
     options = OPTIONS
     with pytest.raises(KeyboardInterrupt):
@@ -115,6 +118,16 @@ def test_what_cannot_be_gone_on_with_begins_again(corpus: Path, tmp_path: Path, 
     match change:
         case "text":
             (corpus / "0.txt").write_text(text_of(50, 100, seed=9))
+        case "same size and time":  # as `cp --preserve` of another file makes it
+            before = (corpus / "0.txt").stat()
+            (corpus / "0.txt").write_text((corpus / "0.txt").read_text().replace("fox", "cat"))
+            os.utime(corpus / "0.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+        case "unfinished shard":
+            last = sorted(folder.glob("train_*"))[-1]
+            data = bytearray(last.read_bytes())
+            assert last != shard and len(data) > 1040
+            data[1030] ^= 1
+            last.write_bytes(data)
         case "options":
             options = PrepareOptions(shard_tokens=2000)
         case "shard":

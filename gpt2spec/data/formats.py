@@ -5,6 +5,7 @@ Documents come as fragments, so that one may be larger than memory: each says wh
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator
@@ -92,9 +93,9 @@ def separated(texts: Iterable[str], separator: str) -> Iterator[Fragment]:
 
 def _json_lines(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
     for number, line in enumerate(_lines(reading), start=1):
-        if line.isspace():
+        if not line or line.isspace():
             continue
-        text, reason = _text_of_json(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, name)
+        text, reason = _text_of_json(line, name)
         if reason:
             bad.add(f"{reading.source.label}, line {number}", reason)
         else:
@@ -110,7 +111,7 @@ def _text_of_json(line: bytes, name: str) -> tuple[str, str]:
     except RecursionError:
         return "", "not JSON that can be read: it is nested too deeply"
     except json.JSONDecodeError as error:
-        return "", f"not JSON ({error.msg} at column {error.colno})"
+        return "", f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
     except ValueError as error:  # a number of too many digits
         return "", f"not JSON that can be read ({error})"
     if not isinstance(row, dict):
@@ -152,7 +153,7 @@ def _csv_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
             bad.add(f"{label}, line {first}", f"not CSV ({error})")
             continue
         if header is None:
-            header = [row[0].removeprefix("\ufeff"), *row[1:]] if row else row
+            header = row
             column = _column(header, name, label)
         elif row and len(row) != len(header):
             bad.add(f"{label}, line {first}", f"it has {len(row)} columns, the header {len(header)}")
@@ -181,7 +182,8 @@ def _parquet_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
         with parquet.ParquetFile(reading.source.path, page_checksum_verification=True) as file:
             _column([each.name for each in file.schema_arrow], name, label)
             kind = file.schema_arrow.field(name).type
-            if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_null(kind)):
+            values = kind.value_type if arrow.types.is_dictionary(kind) else kind
+            if values not in (arrow.string(), arrow.large_string(), arrow.string_view(), arrow.null()):
                 raise DataError(f"the column {name!r} of {label} is no text but {kind} (choose with --field)")
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[name], use_threads=False):
                 batch.validate(full=True)
@@ -196,14 +198,16 @@ def _column(header: list[str], name: str, label: str) -> int:
     """Where a column stands; one that is missing is a `DataError` with those that are there."""
     if name not in header:
         raise DataError(f"{label} has no column {name!r}; it has {_names(header)} (choose with --field)")
+    if header.count(name) > 1:
+        raise DataError(f"{label} has {header.count(name)} columns {name!r}; give each a name of its own")
     return header.index(name)
 
 
 def _lines(reading: Pass) -> Iterator[bytes]:
-    """The lines of a source with their line feeds; the last one may have none."""
+    """The lines of a source with their line feeds; the last one may have none. A byte order mark is no part of it."""
     held: list[bytes] = []
     size = 0
-    for chunk in reading.chunks():
+    for chunk in _after_mark(reading.chunks()):
         *whole, last = chunk.split(b"\n")
         for part in whole:
             yield b"".join([*held, part, b"\n"])
@@ -220,8 +224,20 @@ def _lines(reading: Pass) -> Iterator[bytes]:
         yield b"".join(held)
 
 
+def _after_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes without the byte order mark that some programs begin UTF-8 with."""
+    beginning = b""
+    for chunk in chunks:
+        beginning += chunk
+        if len(beginning) >= len(codecs.BOM_UTF8):
+            break
+    yield beginning.removeprefix(codecs.BOM_UTF8)
+    yield from chunks
+
+
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(str, names)) or "none"
+    shown = ", ".join(name if name.isprintable() else ascii(name) for name in names) or "none"
+    return shown if len(shown) <= 400 else f"{shown[:400]}…"
 
 
 def _excerpt(value: Any) -> str:

@@ -40,13 +40,13 @@ class Journal:
         key: of the sources and settings; only with the same can it be gone on with.
         pieces: how many texts are encoded.
         finished: the finished shards of each split.
-        tails: tokens after them.
+        tails: tokens after them, and the SHA-256 of the file that these are in.
     """
 
     key: str
     pieces: int
     finished: Mapping[str, list[ShardEntry]]
-    tails: Mapping[str, int]
+    tails: Mapping[str, tuple[int, str]]
 
     def write(self, folder: Path) -> None:
         """Replace the journal in `folder`."""
@@ -59,7 +59,8 @@ def read_journal(folder: Path, key: str) -> Journal | None:
     try:
         contents = json.loads((folder / JOURNAL).read_bytes())
         shards = {split: [ShardEntry(**row) for row in rows] for split, rows in contents["finished"].items()}
-        journal = Journal(contents["key"], contents["pieces"], shards, contents["tails"])
+        tails = {split: (tokens, sha256) for split, (tokens, sha256) in contents["tails"].items()}
+        journal = Journal(contents["key"], contents["pieces"], shards, tails)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return journal if journal.key == key else None
@@ -74,7 +75,7 @@ def resumed(folder: Path, key: str, writers: Mapping[str, ShardWriter]) -> int:
     if journal is None:
         raise DataError("there is no journal")
     for split, writer in writers.items():
-        if not writer.resume(journal.finished.get(split, []), journal.tails.get(split, 0)):
+        if not writer.resume(journal.finished.get(split, []), *journal.tails.get(split, (0, ""))):
             raise DataError(f"the shards of {split} are not what the journal says")
     return journal.pieces
 
@@ -98,7 +99,10 @@ def workplace(out: Path) -> Iterator[Path]:
 
 def is_kept(out: Path) -> bool:
     """Whether there is a preparation of `out` to go on with."""
-    return (out.parent / f".{out.name}.preparing" / JOURNAL).is_file()
+    try:
+        return (out.parent / f".{out.name}.preparing" / JOURNAL).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 @contextlib.contextmanager

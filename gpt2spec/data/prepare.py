@@ -92,6 +92,8 @@ def prepare_sources(
     tokenizer = tokenizer or gpt2_tokenizer()
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise ConfigError(f"shards hold ids below {MAX_VOCAB_SIZE}; {tokenizer!r} has more")
+    if not options.drop_duplicates:
+        _check_held_out(sources, validation)
     if sum(source.stream for source in (*sources, *validation)) > 1:
         raise DataError("only one of the sources can be a stream; give files for the others")
     try:
@@ -111,8 +113,9 @@ def prepare_sources(
 
 def check_target(out: Path) -> None:
     """Raise `DataError` if preparing into `out` would overwrite anything but a folder prepared before."""
-    if not out.exists() and not out.is_symlink():
-        return
+    with storage_errors(out):
+        if not out.exists() and not out.is_symlink():
+            return
     if not out.is_dir() or out.is_symlink():
         raise DataError(f"{out} exists and is no folder; name a new folder")
     names = {path.name for path in out.iterdir()}
@@ -129,6 +132,17 @@ def entropy_of(counts: np.ndarray) -> float:
     """-sum p log p in nats over how often each token occurs [V]."""
     p = counts[counts > 0] / counts.sum()
     return float(max(0.0, -(p * np.log(p)).sum()))
+
+
+def _check_held_out(sources: Sequence[Source], validation: Sequence[Source]) -> None:
+    """Raise `DataError` for a file that is to be trained on and to validate."""
+    held_out = {source.path.resolve() for source in validation if source.path}
+    for source in sources if held_out else ():
+        if source.path and source.path.resolve() in held_out:
+            raise DataError(
+                f"{source.label} is given for training and for validation: leave it out of one of them, or keep its "
+                "documents out of training with --drop-duplicates"
+            )
 
 
 class _Preparation:
@@ -226,9 +240,8 @@ class _Preparation:
             writer.sync()
         writers = self._writers.items()
         finished = {split: writer.finished for split, writer in writers}
-        Journal(self._key, self._pieces, finished, {split: writer.tail for split, writer in writers}).write(
-            self._folder
-        )
+        tails = {split: (writer.tail, writer.tail_sha256) for split, writer in writers}
+        Journal(self._key, self._pieces, finished, tails).write(self._folder)
 
     def _new_writers(self) -> dict[str, ShardWriter]:
         vocab_size = self._tokenizer.vocab_size
@@ -263,7 +276,9 @@ def _key(
         if source.path is None or not source.path.exists():
             return None
         state = source.path.stat()
-        files.append([str(source.path.resolve()), source.name, source.format, state.st_size, state.st_mtime_ns])
+        # The last is there for a file that another replaced with the size and the time of the first.
+        times = state.st_mtime_ns, state.st_ctime_ns
+        files.append([str(source.path.resolve()), source.name, source.format, state.st_size, *times])
     settings = asdict(options) | {"skip_bad": None}  # which may be changed on the way
     contents = json.dumps([VERSION, tokenizer.id, settings, len(validation), files])
     return hashlib.sha256(contents.encode()).hexdigest()

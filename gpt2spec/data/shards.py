@@ -8,6 +8,7 @@ Source: `dev/data/data_common.py` and `llmc/dataloader.h` of github.com/karpathy
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class ShardWriter:
     Attributes:
         finished: the shards that are complete.
         tail: tokens in the file after them, of which the last ones may not be written yet.
-        counts: how often each token occurs in the finished shards: [V].
+        counts: how often each token has been written: [V].
     """
 
     def __init__(self, folder: Path, split: str, shard_tokens: int, vocab_size: int) -> None:
@@ -128,6 +129,7 @@ class ShardWriter:
         self.counts = np.zeros(vocab_size, np.int64)
         self._folder, self._split, self._shard_tokens = folder, split, shard_tokens
         self._file: BinaryIO | None = None
+        self._digest = hashlib.sha256()
         self._waiting: list[np.ndarray] = []
         self._count_waiting = 0
 
@@ -147,10 +149,12 @@ class ShardWriter:
             with storage_errors(path):
                 if self._file is None:
                     self._file = path.open("wb")
-                    self._file.write(header(self._shard_tokens))
+                    self._digest = hashlib.sha256()
+                    self._append(header(self._shard_tokens))
                 part = tokens[: self._shard_tokens - self.tail]
-                self._file.write(token_bytes(part))
+                self._append(token_bytes(part))
                 self._file.flush()
+            self.counts += count_tokens(Tokens((part,), len(self.counts)))
             self.tail += len(part)
             tokens = tokens[len(part) :]
             if self.tail == self._shard_tokens:
@@ -162,6 +166,11 @@ class ShardWriter:
         if self._file is not None:
             with storage_errors(self._path()):
                 os.fsync(self._file.fileno())
+
+    @property
+    def tail_sha256(self) -> str:
+        """SHA-256 of the file after the finished shards, as far as it is written, in hexadecimal."""
+        return self._digest.hexdigest() if self.tail else ""
 
     def close(self) -> None:
         """Finish the last shard."""
@@ -176,7 +185,7 @@ class ShardWriter:
                 self._file.close()
             self._file = None
 
-    def resume(self, finished: Sequence[ShardEntry], tail: int) -> bool:
+    def resume(self, finished: Sequence[ShardEntry], tail: int, tail_sha256: str) -> bool:
         """Go on after some shards and the first `tail` tokens of the next; False if they are not there undamaged."""
         for entry in finished:
             path = self._path()
@@ -193,9 +202,9 @@ class ShardWriter:
                 return False
             self._file = path.open("r+b")
             self._file.truncate(HEADER_BYTES + 2 * tail)
-            self._file.seek(0, os.SEEK_END)
+            self._read_tail(self._file)
             self.tail = tail
-        return True
+        return self.tail_sha256 == tail_sha256
 
     def paths(self) -> list[Path]:
         """The files of all shards, the unfinished one included."""
@@ -206,18 +215,30 @@ class ShardWriter:
         return self._folder / f"{self._split}_{len(self.finished):06d}.bin"
 
     def _finish(self) -> None:
-        """Complete the current shard: its header tells the number of tokens, which is known now."""
+        """Complete the current shard: the header of the last one has fewer tokens than was thought."""
         assert self._file is not None
-        path = self._path()
+        path, digest = self._path(), self._digest.hexdigest()
         with storage_errors(path), self._file as file:
-            file.seek(0)
-            file.write(header(self.tail))
-            file.flush()
+            if self.tail < self._shard_tokens:
+                file.seek(0)
+                file.write(header(self.tail))
+                file.flush()
+                digest = sha256_of_file(path)
             os.fsync(file.fileno())
+        self.finished.append(ShardEntry(path.name, self.tail, digest))
         self._file, self.tail = None, 0
-        entry, counts = survey_shard(path, len(self.counts))
-        self.finished.append(entry)
-        self.counts += counts
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._digest.update(data)
+
+    def _read_tail(self, file: BinaryIO) -> None:
+        """Hash and count what a file has, and stand at its end."""
+        self._digest = hashlib.sha256(file.read(HEADER_BYTES))
+        while data := file.read(2 * _BLOCK):
+            self._digest.update(data)
+            self.counts += count_tokens(Tokens((np.frombuffer(data, "<u2"),), len(self.counts)))
 
 
 def survey_shard(path: Path, vocab_size: int) -> tuple[ShardEntry, np.ndarray]:

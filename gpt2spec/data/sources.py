@@ -7,9 +7,11 @@ other character is changed.
 from __future__ import annotations
 
 import codecs
+import errno
 import glob
 import hashlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -123,7 +125,12 @@ def find_sources(paths: Iterable[Path], form: str | None = None) -> list[Source]
     """
     if form is not None and form not in FORMATS:
         raise ConfigError(f"there is no format {form!r}{nearest(form, FORMATS)}; there are {', '.join(FORMATS)}")
-    sources = [source for path in paths for source in _sources_at(path, form)]
+    sources = []
+    for path in paths:
+        try:
+            sources += _sources_at(path, form)
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     if not sources:
         raise DataError(f"no text was given: name files ({READABLE}) or folders of them")
     return sources
@@ -136,15 +143,16 @@ def text_source(name: str, text: str) -> Source:
 
 def has_text(folder: Path) -> bool:
     """Whether there is a file in a folder, or in a folder in it, that `find_sources` would take."""
-    return any(_is_text(path) for path in folder.rglob("*"))
+    return bool(_texts_in(folder))
 
 
 def _sources_at(path: Path, form: str | None) -> list[Source]:
     if path == STANDARD_INPUT:
-        return [Source("standard input", "standard input", lambda: sys.stdin.buffer, form or "txt", stream=True)]
+        if form == "parquet":
+            raise DataError("Parquet is not read from standard input, but from files")
+        return [Source("standard input", "standard input", _standard_input, form or "txt", stream=True)]
     if path.is_dir():
-        # A dangling link is kept here, so that it is reported when it is opened.
-        found = sorted(p for p in path.rglob("*") if _is_text(p))
+        found = _texts_in(path)
         if not found:
             raise DataError(f"the folder {path} has no text: no file in it is {READABLE}")
         return [_file_source(p.relative_to(path).as_posix(), p, form) for p in found]
@@ -171,14 +179,40 @@ def _file_source(name: str, path: Path, form: str | None) -> Source:
     if chosen == "parquet" and (compression or not path.is_file()):
         raise DataError(f"{path}: Parquet is read from plain files, not from compressed ones or streams")
     file, fifo = (None, True) if path.is_fifo() else (path, False)
-    return Source(name, str(path), lambda: path.open("rb"), chosen, compression, file, fifo)
+    return Source(_readable(name), _readable(str(path)), lambda: path.open("rb"), chosen, compression, file, fifo)
+
+
+def _readable(name: str) -> str:
+    r"""A file's name as text, with `\x..` for bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdin.buffer
+
+
+def _texts_in(folder: Path) -> list[Path]:
+    """The files with text in a folder and in those below it, in order. Links to folders are not followed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    # A dangling link is kept here, so that it is reported when it is opened.
+    names = ((root, name) for root, _, names in os.walk(folder, onerror=fail) for name in names)
+    found = sorted(path for root, name in names if _is_text(path := Path(root, name)))
+    for path in found:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no file: give a stream by itself, not in a folder")
+    return found
 
 
 def _is_text(path: Path) -> bool:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
     inner = suffixes[-2:-1] if compressed else suffixes[-1:]
-    return inner in ([f".{form}"] for form in FORMATS) and not path.is_dir()
+    return inner in ([f".{form}"] for form in FORMATS)
 
 
 def _and_end(chunks: Iterable[bytes]) -> Iterator[bytes]:
