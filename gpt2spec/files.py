@@ -1,20 +1,24 @@
 """Files that are either whole or absent.
 
 Everything is written under a temporary name in the same folder, synced to the disk and renamed, so that a
-process killed at any moment leaves the old file or the new one. Failures to write are `StorageError`s.
+process killed at any moment leaves the old file or the new one. What it leaves of an unfinished one is removed by the
+next that writes the same. Failures to write are `StorageError`s.
 """
 
+import ctypes
 import errno
+import glob
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from gpt2spec.errors import StorageError
+from gpt2spec.locks import held, hold
 
 _REASONS = {
     errno.ENOSPC: "there is no space left on the disk",
@@ -25,6 +29,8 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of its path is a file, not a folder",
 }
+_unfinished: set[Path] = set()
+"""Temporary names in use, by which `remove_unfinished` knows what there is."""
 
 
 @contextmanager
@@ -48,60 +54,92 @@ def make_folder(path: Path) -> Path:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and leaves no trace otherwise."""
     with storage_errors(path):
-        temporary = _temporary(path)
-        try:
+        remove_abandoned(path)
+        with _temporary(path) as temporary:
             with temporary.open("xb") as file:
+                hold(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and leaves no trace otherwise.
 
-    `path` must not exist yet, unless as an empty folder, or as one to `replace`, which goes when the new one is whole.
+    Unless it is to `replace` one, `path` must not exist yet, but as an empty folder.
     """
     with storage_errors(path):
-        temporary = _temporary(path)
-        try:
+        remove_abandoned(path)
+        with _temporary(path) as temporary:
             temporary.mkdir()
-            yield temporary
-            publish_folder(temporary, path, replace)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            with held(temporary):
+                yield temporary
+                publish_folder(temporary, path, replace)
 
 
 def publish_folder(temporary: Path, path: Path, replace: bool = False) -> None:
-    """Give a folder that is complete its name, after all in it is on the disk; one to `replace` is then removed."""
+    """Give a folder that is complete its name, after all in it is on the disk.
+
+    With `replace`, a folder that has the name already loses it in the same instant, and is removed then.
+    """
     with storage_errors(path):
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
                 file.chmod(0o666 & ~_umask())  # some writers make private files
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
+            elif file.is_dir():
+                sync_folder(file)
         sync_folder(temporary)
-        old = _temporary(path)
-        if replace and path.exists():
-            path.rename(old)
+        if replace and path.is_dir():
+            old = path.with_name(f".{path.name}.old.tmp")
+            shutil.rmtree(old, ignore_errors=True)
+            temporary.rename(old)  # under its former name somebody may look for it who goes on with what is unfinished
+            exchange(old, path)
+            sync_folder(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+            return
         temporary.rename(path)
         sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders swap their names: at once where system and file system can, otherwise one after the other."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, TypeError, AttributeError):  # only Linux has it
+        swapped = False
+    else:
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        swapped = renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    if not swapped:
+        aside = other.with_name(f".{other.name}.aside.tmp")
+        other.rename(aside)
+        one.rename(other)
+        aside.rename(one)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of an unfinished `path`; one that is being written is locked."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        with suppress(OSError), held(leftover) as alone:
+            if alone:
+                _remove(leftover)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has not finished yet: the last thing it does."""
+    for path in tuple(_unfinished):
+        _remove(path)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left unfinished in `folder`; finished files are never touched."""
     for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -138,9 +176,29 @@ class HashedFile:
         self.sha256.update(data)
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that nobody else has, known before anything is made: an interrupt can come at any moment."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` that nobody else has, known before anything is made: an interrupt can come at any moment.
+
+    What has it when the block ends badly is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    _unfinished.add(temporary)
+    try:
+        yield temporary
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        _unfinished.discard(temporary)
 
 
 def _umask() -> int:

@@ -1,9 +1,11 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +217,48 @@ def test_atomic_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"), atomic_folder(tmp_path / "folder") as folder:
         (folder / "b").write_text("y")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["exchanged", "where the system cannot"])
+def test_a_folder_is_replaced_only_when_the_new_one_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Whenever a file or folder is synced, and whenever something is removed, one of the two has the name."""
+    target = tmp_path / "target"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("old")
+    seen: list[str] = []
+
+    def watched(call: Any) -> Any:
+        def watch(*args: Any, **options: Any) -> Any:
+            seen.append((target / "a").read_text())
+            return call(*args, **options)
+
+        return watch
+
+    if not at_once:
+        monkeypatch.setattr("ctypes.CDLL", lambda *args, **options: None)
+    monkeypatch.setattr("os.fsync", watched(os.fsync))
+    monkeypatch.setattr("shutil.rmtree", watched(shutil.rmtree))
+    with atomic_folder(target, replace=True) as folder:
+        (folder / "a").write_text("new")
+    assert seen == sorted(seen, reverse=True) and {*seen} == {"old", "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["target"] and seen[-1] == "new"
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".target.0123abcd.tmp").mkdir()
+    (tmp_path / ".target.0123abcd.tmp" / "model").write_text("half")
+    (tmp_path / ".target.4567abcd.tmp").write_text("half")
+    (tmp_path / ".other.0123abcd.tmp").write_text("somebody else's")
+    with atomic_folder(tmp_path / "target") as folder, atomic_write(tmp_path / "file") as file:
+        with atomic_folder(tmp_path / "target", replace=True), atomic_write(tmp_path / "file") as other:
+            other.write(b"first")
+        (folder / "b").write_text("x")
+        file.write(b"second")
+        (tmp_path / "target").rmdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "file", ".other.0123abcd.tmp"}
+    assert (tmp_path / "file").read_bytes() == b"second" and (tmp_path / "target" / "b").exists()
 
 
 def _umask() -> int:

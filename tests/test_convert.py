@@ -1,7 +1,6 @@
 """`gpt2spec convert`: what it says, what it leaves behind when it is stopped, and how little memory it takes."""
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_models import CONFIG, TARGETS, random_parameters, same_bits, write
+from kills import KILLS, victims
 
 import gpt2spec
 from gpt2spec.checkpoints import released
@@ -226,35 +226,37 @@ def test_progress_has_a_rate_and_a_time_left(tmp_path: Path, source: Path, capsy
     assert line == "writing  1/4 MB  0 MB/s  ETA 00:33"
 
 
-def convert_again_and_again(source: Path, path: Path, target: str) -> None:
+def convert_again_and_again(one: str, other: str, path: str, target: str) -> None:
     while True:
-        convert(open_checkpoint(source), path, target, force=True)
+        for source in (one, other):
+            convert(open_checkpoint(source), Path(path), target, force=True)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_killed_at_any_moment_it_leaves_a_whole_checkpoint_or_none(tmp_path: Path, target: str) -> None:
+def test_killed_at_any_moment_it_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path, target: str) -> None:
     config = CONFIG.replace(n_embd=128, n_layer=4, vocab_size=2000)
-    params = random_parameters(config)
-    source = write(tmp_path / "source", "ours", params, config)
+    wholes = [random_parameters(config), random_parameters(config, seed=1)]
+    sources = [write(tmp_path / f"source-{i}", "ours", params, config) for i, params in enumerate(wholes)]
     path = tmp_path / "target"
-    convert(open_checkpoint(source), path, target)
-    whole = 0
-    start = multiprocessing.get_context("forkserver")  # a clean process, which has imported what takes long
-    start.set_forkserver_preload(["torch", "gpt2spec.checkpoints.convert"])
-    for moment in np.random.default_rng(0).uniform(0.0, 0.15, 8):
-        process = start.Process(target=convert_again_and_again, args=(source, path, target))
-        process.start()
-        time.sleep(moment)
-        process.kill()
-        process.join()
-        if path.exists():
-            whole += 1
-            assert same_bits(gpt2spec.load_checkpoint(path)[1], params)
-        for leftover in tmp_path.glob(".*.tmp"):
-            with pytest.raises(CheckpointError):  # given by mistake, it is no checkpoint either, or it is whole
-                assert same_bits(gpt2spec.load_checkpoint(leftover)[1], params)
-                raise CheckpointError
-    assert whole > 0
+    convert(open_checkpoint(sources[0]), path, target)
+
+    def is_whole(found: Path) -> bool:
+        loaded = gpt2spec.load_checkpoint(found)[1]
+        return any(same_bits(loaded, params) for params in wholes)
+
+    with victims(tmp_path, "torch", "test_convert") as processes:
+        for moment in np.random.default_rng(0).uniform(0.0, 0.15, KILLS):
+            code = processes.run("test_convert", "convert_again_and_again", *sources, path, target, until=float(moment))
+            assert code == -signal.SIGKILL, processes.errors
+            assert is_whole(path)
+            leftovers = list(tmp_path.glob(".*.tmp"))
+            assert len(leftovers) <= 2, "they do not pile up"
+            for leftover in leftovers:
+                with pytest.raises(CheckpointError):  # given by mistake, it is no checkpoint either, or it is whole
+                    assert is_whole(leftover)
+                    raise CheckpointError
+    convert(open_checkpoint(sources[0]), path, target, force=True)
+    assert list(tmp_path.glob(".*.tmp")) == []
 
 
 def numbers(weight: Weight) -> np.ndarray:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import KILLS, timed, victims
 
 from gpt2spec.data import PrepareOptions, journal, open_dataset, open_prepared, prepare
 from gpt2spec.errors import DataError, StorageError
-from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer
+from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer, parallel
 
 MODULE = importlib.import_module("gpt2spec.data.prepare")
 OPTIONS = PrepareOptions(shard_tokens=3000, split_on="##", drop_duplicates=True)
@@ -158,48 +159,31 @@ def test_after_a_bad_row_the_work_goes_on_with_skip_bad(tmp_path: Path) -> None:
     assert (manifest.documents.bad, manifest.documents.train + manifest.documents.val) == (1, 300)
 
 
-SLOW = """
-import importlib, sys
-from gpt2spec.data import PrepareOptions
-from gpt2spec.tokenizer import parallel
-from pathlib import Path
-module = importlib.import_module("gpt2spec.data.prepare")
-module.JOURNAL_SECONDS = 0.02
-parallel.BATCH_CHARACTERS = 1
-options = PrepareOptions(shard_tokens=3000, split_on="##", drop_duplicates=True)
-print("begins", flush=True)
-module.prepare([Path(sys.argv[1])], Path(sys.argv[2]), options)
-"""
-
-
-def kill_at_random(corpus: Path, out: Path, choose: random.Random, longest: float) -> bool:
-    """Prepare in a process that is killed at a random moment; whether it came to its end before."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(corpus), str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    with process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(choose.uniform(0, longest))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
-    return process.returncode == 0
+def prepare_slowly(corpus: str, out: str) -> None:
+    """In a process of its own: every text is a piece of work, after many of which it is noted how far it is."""
+    MODULE.JOURNAL_SECONDS = 0.02
+    parallel.BATCH_CHARACTERS = 1
+    prepare([Path(corpus)], Path(out), OPTIONS)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     """Over an older preparation, which stays whole until the new one takes its place."""
-    prepare([corpus], tmp_path / "whole", OPTIONS)
-    out = tmp_path / "out"
-    prepare([corpus / "0.txt"], out, OPTIONS)
-    states = [contents(out), contents(tmp_path / "whole")]
-    choose = random.Random(time.time_ns())
-    for _ in range(6):
-        kill_at_random(corpus, out, choose, 0.15)
-        assert not out.exists() or contents(out) in states
+    out, slowly = tmp_path / "out", ("test_data_faults", "prepare_slowly", corpus)
+    choose, kills, ends = random.Random(time.time_ns()), 0, 0
+    with victims(tmp_path, "test_data_faults") as processes:
+        life = timed(processes, *slowly, tmp_path / "whole")
+        while kills < KILLS or not ends:
+            prepare([corpus / "0.txt"], out, OPTIONS)
+            states = [contents(out), contents(tmp_path / "whole")]
+            while contents(out) != states[1]:
+                moment = choose.uniform(0.0, life) if kills < KILLS else None
+                code = processes.run(*slowly, out, until=moment)
+                assert code in (0, -signal.SIGKILL), processes.errors
+                kills += code != 0
+                assert contents(out) in states
+            ends += 1
     prepare([corpus], out, OPTIONS)
-    assert contents(out) == states[1]
-    assert {path.name for path in tmp_path.iterdir()} == {"texts", "out", "whole"}
+    assert {path.name for path in tmp_path.iterdir()} == {"texts", "out", "whole", "errors"}
 
 
 def test_a_folder_is_prepared_by_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def assert_refused(process: Any, *words: str) -> None:
 def test_the_run_directory_holds_what_it_promises(command: Any, tmp_path: Path) -> None:
     command("--steps", 6, "--eval-every", 3, "--out", tmp_path / "run")
     run = tmp_path / "run"
-    assert {path.name for path in run.iterdir()} == {"config.toml", "data.json", "metrics.jsonl", "checkpoints"}
+    promised = {"config.toml", "data.json", "metrics.jsonl", "checkpoints", ".lock"}
+    assert {path.name for path in run.iterdir()} == promised
     lines = metrics(run, without=())
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all({"step", "loss", "lr", "grad_norm", "tokens_per_second"} <= set(line) for line in lines)

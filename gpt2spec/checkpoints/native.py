@@ -32,7 +32,7 @@ from gpt2spec.checkpoints.sums import SUMS, lists, recorded_sums, write_sums
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
-from gpt2spec.files import atomic_folder, make_folder, sha256_of_file
+from gpt2spec.files import atomic_folder, make_folder, sha256_of_file, storage_errors
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.plugins import open_parts
 from gpt2spec.tokenizer import Tokenizer, write_tokenizer
@@ -101,7 +101,8 @@ def remove_checkpoint(folder: Path) -> None:
     """Delete a checkpoint; killed halfway, it leaves nothing that looks like one."""
     doomed = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
+    with storage_errors(folder):
+        folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -1,7 +1,8 @@
 """`gpt2spec COMMAND`: finding the command, and turning errors into messages and exit codes.
 
 Exit codes: 0 done; 1 a defect of this package, with a traceback; 2 a mistake in the command line or a
-`GPT2SpecError`, in one line; 130 interrupted; 141 nobody reads the output any more.
+`GPT2SpecError`, in one line; 130 interrupted, 143 terminated, 129 the terminal was closed; 141 nobody reads the output
+any more.
 """
 
 import argparse
@@ -13,9 +14,10 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
+from gpt2spec.cli.signals import ending_signals
 from gpt2spec.errors import GPT2SpecError, nearest
 
 
@@ -39,8 +41,8 @@ COMMANDS = (
 """The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""
 
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a file without a name, standard output, that more space would cure."""
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a file without a name, standard output: a full disk, or a terminal that has gone."""
 
 
 class ShowVersion(argparse.Action):
@@ -64,28 +66,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             args = parse(sys.argv[1:] if argv is None else list(argv))
-            with quiet_frameworks():
+            with quiet_frameworks(), ending_signals():
                 return cast(int, args.run(args))
         finally:
             sys.stdout.flush()
     except GPT2SpecError as error:
-        print(f"gpt2spec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(f"error: {' '.join(str(error).split())}")
         return 2
     except MemoryError as error:
-        print(f"gpt2spec: error: there is not enough memory: {error}; try a smaller model or batch", file=sys.stderr)
+        tell(f"error: there is not enough memory: {error}; try a smaller model or batch")
         return 2
     except KeyboardInterrupt:
-        print("gpt2spec: interrupted", file=sys.stderr)
+        tell("interrupted")
         return 130
     except BrokenPipeError:  # the reader has gone, as `head` does
         discard_output()
         return 141
     except OSError as error:
-        if error.filename is not None or error.errno not in NO_SPACE:
+        if error.filename is not None or error.errno not in CANNOT_WRITE:
             raise
         discard_output()
-        print(f"gpt2spec: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        tell(f"error: cannot write the output: {error.strerror}")
         return 2
+
+
+def tell(text: str) -> None:
+    """Say why it ends, on standard error, where that is still there."""
+    with suppress(OSError):
+        print(f"gpt2spec: {text}", file=sys.stderr)
 
 
 def discard_output() -> None:

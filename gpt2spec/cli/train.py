@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -158,11 +159,12 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         profile=args.profile,
     )
-    if not outcome.first:
-        return 0 if outcome.finished else 130
     if not outcome.finished:
-        print(f"\nInterrupted; step {outcome.step} is saved. Continue with: {how_to_resume(out)}", file=sys.stderr)
-        return 130
+        if outcome.first:
+            print(f"\nInterrupted; step {outcome.step} is saved. Continue with: {how_to_resume(out)}", file=sys.stderr)
+        return 128 + (outcome.signal or signal.SIGINT)
+    if not outcome.first:
+        return 0
     show_outcome(outcome, out)
     return 0
 

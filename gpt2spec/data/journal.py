@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from gpt2spec.data.manifest import ShardEntry
 from gpt2spec.data.shards import ShardWriter
 from gpt2spec.errors import DataError
 from gpt2spec.files import atomic_write, make_folder, storage_errors
+from gpt2spec.locks import held
 
 JOURNAL = "journal.json"
 JOURNAL_SECONDS = 30.0
@@ -110,22 +110,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """The folder, made where it is missing, and locked where the system can lock folders."""
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
     busy = f"another process is preparing {folder.name.removeprefix('.').removesuffix('.preparing')} in {folder.parent}"
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        raise BusyError(busy) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not folder.exists() or folder.stat().st_ino != os.fstat(descriptor).st_ino:
-            raise BusyError(busy)  # it was that of a preparation that has just been completed
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder))
+        except (BlockingIOError, FileNotFoundError):  # the latter: of a preparation that has just been completed
+            raise BusyError(busy) from None
         yield
-    except BlockingIOError:
-        raise BusyError(busy) from None
-    finally:
-        os.close(descriptor)

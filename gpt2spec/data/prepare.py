@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -285,12 +284,6 @@ def _key(
 
 
 def _install(folder: Path, out: Path) -> None:
-    """Give the folder its name. One that had it before goes only now that the new one is complete."""
-    old = out.parent / f".{out.name}.old.tmp"
-    with storage_errors(out):
-        shutil.rmtree(old, ignore_errors=True)
-        if is_prepared(out):
-            check_target(out)
-            out.rename(old)
-        publish_folder(folder, out)
-        shutil.rmtree(old, ignore_errors=True)
+    """Give the folder its name. One that had it before has it until then."""
+    check_target(out)
+    publish_folder(folder, out, replace=is_prepared(out))

@@ -1,27 +1,40 @@
-"""Ctrl-C and SIGTERM, received between steps."""
+"""Ctrl-C, SIGTERM and SIGHUP, received between steps."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""From the keyboard, from whoever runs jobs, and from a terminal that is closed."""
+SAME = 1.0
+"""Seconds in which a second signal is the first one once more: launchers pass on what their processes get as well."""
 
 
 @contextmanager
 def interruptions(tell: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM put their signal into, so that the step at hand can end well.
+    """A list that signals are put into, so that the step at hand can end well.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, signals are left alone.
+    A second Ctrl-C, later than `SAME`, interrupts at once; whoever sends SIGTERM has SIGKILL for that. Outside the main
+    thread, signals are left alone, and so is SIGHUP under `nohup`.
     """
     received: list[int] = []
+    first = 0.0
 
     def note(number: int, frame: Any) -> None:
-        if received:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+            received.append(number)
+            with suppress(OSError, RuntimeError):  # the terminal has gone; or it came in the middle of another line
+                tell("finishing this step, then saving; Ctrl-C once more stops without saving")
+        elif number == signal.SIGINT and time.monotonic() - first > SAME:
             raise KeyboardInterrupt
-        received.append(number)
-        tell("finishing this step, then saving; once more stops without saving")
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:  # Ctrl-C is ignored in what a script runs in the background, where somebody who sends it means it
+        heeded = [each for each in ENDING if each == signal.SIGINT or signal.getsignal(each) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heeded}
     except ValueError:  # not the main thread
         yield received
         return

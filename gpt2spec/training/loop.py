@@ -22,14 +22,13 @@ from gpt2spec.training.progress import Progress
 from gpt2spec.training.resume import check_same_data, discard_after, fresh_state, restored_state
 from gpt2spec.training.run_directory import (
     CONFIG,
-    METRICS,
     MetricsLog,
     NoLog,
     create_run,
     forget_after,
     locked_run,
+    metrics_until,
     open_run,
-    read_metrics,
     read_scores,
 )
 from gpt2spec.training.settings import RunSettings, write_toml
@@ -47,6 +46,7 @@ class Outcome:
         first: whether this is the only process, or the one of several that speaks for all.
         step: updates done, over all calls.
         finished: whether that is all of them, or patience was at its end; otherwise the run was interrupted and saved.
+        signal: the one that interrupted this process, if one did; several processes stop together.
         stopped_early: whether patience was at its end.
         best: the step of the lowest validation loss, if there was one.
         val_loss: the last validation loss in nats, if there was one.
@@ -58,6 +58,7 @@ class Outcome:
     first: bool
     step: int
     finished: bool
+    signal: int | None
     stopped_early: bool
     best: int | None
     val_loss: float | None
@@ -91,7 +92,7 @@ def train(
     initial = None if resume or settings.init_from is None else open_checkpoint(settings.init_from)
     if initial is not None:
         settings = settings.with_model_of(initial.config)
-    encoding = encoding_tokenizer(settings, out, initial)
+    encoding = encoding_tokenizer(settings, out if resume else None, initial)
     backend = backend_of(settings)
     first, quiet = backend.rank == 0, quiet or backend.rank > 0
     with in_turn(backend):  # the first process encodes a raw text, the others find it encoded
@@ -109,27 +110,28 @@ def train(
         verify_data(dataset, backend, quiet)
     if not resume:  # the state first: there may be no memory for it
         state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
-    before = opened(out, settings, dataset, backend, tokenizer, new=not resume)
-    with locked_run(out) if first else nullcontext():
+    with locked_run(out, new=not resume) if first else nullcontext():
+        before = opened(out, settings, dataset, backend, tokenizer, new=not resume)
         if resume:
             state, step = restored_state(backend, config, out, settings.seed, at, settings.init_from)
         if step > settings.steps:
             raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
         profiled = ProfiledUpdates(backend, out, step, profile if first else None)
-        history = History(settings, lines_until(out, step))
+        lines = metrics_until(out, step)
         tasks = RunTasks(questions, settings.task_every, (line for line in read_scores(out) if line["step"] <= step))
         backend.any_rank(False)  # all have read what is there
-        log = MetricsLog(out, step) if first else NoLog()
-        board = TensorBoardLog(out, step) if settings.tensorboard and first else None
         if first:
-            discard_after(out, step)
+            discard_after(out, step)  # before the lines that these checkpoints have seen
             forget_after(out, step)
-        if first and settings != before:
-            write_toml(out / CONFIG, settings)
+            if settings != before:
+                write_toml(out / CONFIG, settings)
+        log = MetricsLog(out, lines) if first else NoLog()
+        board = TensorBoardLog(out, step) if settings.tensorboard and first else None
         progress = Progress(step, settings.steps, quiet)
         if resume and step == 0:
             progress.message(f"{out} has no checkpoint yet: beginning again from step 0")
         run = (settings, out, backend, config, dataset, state, step, progress, log)
+        history = History(settings, lines)
         known = (history, tasks, board, profiled)
         trainer = Trainer(*run, *known, saved=step, tokenizer=tokenizer, in_parts=in_parts)
         try:
@@ -142,8 +144,8 @@ def train(
     sample = trainer.sample() if finished and settings.sample_tokens and config.n_ctx > 1 else None
     backend.any_rank(False)  # the first has written all it had to
     backend.leave()
-    early, val_loss = trainer.stopped_early, trainer.val_loss
-    return Outcome(first, trainer.step, finished, early, history.best(), val_loss, dataset, sample, tokenizer)
+    ended = (trainer.step, finished, next(iter(trainer.interrupted), None), trainer.stopped_early)
+    return Outcome(first, *ended, history.best(), trainer.val_loss, dataset, sample, tokenizer)
 
 
 def backend_of(settings: RunSettings) -> Backend:
@@ -159,8 +161,8 @@ def opened(
     """The settings of the run in `out`, which the first process makes if it is `new`."""
     with in_turn(backend):
         if new and backend.rank == 0:
-            create_run(out, settings, describe(dataset))
             keep_tokenizer(out, tokenizer)
+            create_run(out, settings, describe(dataset))
         if backend.rank > 0 and not (out / CONFIG).is_file():
             raise CheckpointError(
                 f"process {backend.rank} finds no run in {out} that the first one made: the processes of a job need "
@@ -179,11 +181,6 @@ def in_turn(backend: Backend) -> Iterator[None]:
     yield
     if backend.rank == 0:
         backend.any_rank(False)
-
-
-def lines_until(run: Path, step: int) -> list[dict[str, Any]]:
-    """A run's metrics of the steps that are not done again."""
-    return [line for line in read_metrics(run) if line["step"] <= step] if (run / METRICS).exists() else []
 
 
 def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: Backend) -> None:

@@ -78,7 +78,7 @@ def _offering_the_one_before(run: Path, step: int) -> Iterator[None]:
 
 def discard_after(run: Path, step: int) -> None:
     """Remove the checkpoints of steps that will be done again."""
-    for later in checkpoint_steps(run):
+    for later in reversed(checkpoint_steps(run)):  # killed halfway, it leaves a run that ends earlier
         if later > step:
             remove_checkpoint(checkpoint_folder(run, later))
 

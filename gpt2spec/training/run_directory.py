@@ -8,37 +8,35 @@ tasks.jsonl      step and scores of a task, as in the JSON of `gpt2spec eval`, i
 samples.jsonl    step, prompt and text of the samples during training, if there were any
 tensorboard/     the metrics again, if that was asked for
 profile/         the trace of some updates, likewise
+.lock            empty; locked by the process that trains here
 checkpoints/     see `gpt2spec.checkpoints.native`
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt2spec.errors import CheckpointError
 from gpt2spec.files import atomic_write, make_folder, remove_leftovers, storage_errors
+from gpt2spec.locks import held
 from gpt2spec.training.settings import RunSettings, read_toml, settings_from, write_toml
 
 CONFIG, DATA, METRICS, SAMPLES = "config.toml", "data.json", "metrics.jsonl", "samples.jsonl"
-TASKS = "tasks.jsonl"
+TASKS, LOCK = "tasks.jsonl", ".lock"
 
 
 def create_run(path: Path, settings: RunSettings, data: dict[str, Any]) -> None:
-    """A new run directory; refuses one that holds a run already."""
-    if (path / CONFIG).exists() or (path / METRICS).exists():
-        raise CheckpointError(f"{path} already holds a run: continue it with --resume, or choose another --out")
-    make_folder(path)
+    """A run in an existing folder, which holds none."""
     write_json(path / DATA, data)
     write_toml(path / CONFIG, settings)  # last: a folder without it holds no run
 
 
 def open_run(path: Path) -> tuple[RunSettings, dict[str, Any]]:
     """Settings and data description of an existing run."""
-    if not (path / CONFIG).is_file():
-        raise CheckpointError(f"there is no run in {path}: it has no {CONFIG}")
+    check_holds_run(path, True)
     try:
         data = json.loads((path / DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -49,24 +47,34 @@ def open_run(path: Path) -> tuple[RunSettings, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def locked_run(path: Path) -> Iterator[None]:
-    """The run for this process alone, where the system can lock folders; what a killed one left is removed."""
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
+def locked_run(path: Path, new: bool) -> Iterator[None]:
+    """A run, or the place of a `new` one, for this process alone, where the file system has locks.
 
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    What a killed process left unfinished is removed.
+    """
+    check_holds_run(path, not new)
+    if new:
+        make_folder(path)
+    with storage_errors(path / LOCK), (path / LOCK).open("ab"):  # a file, as NFS locks no folders
+        pass
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = stack.enter_context(held(path / LOCK, os.O_RDWR))
         except BlockingIOError:
             raise CheckpointError(f"another process is training in {path}") from None
-        remove_leftovers(path)
-        remove_leftovers(path / "checkpoints")
+        check_holds_run(path, not new)  # another one may have made it meanwhile
+        if alone:
+            remove_leftovers(path)
+            remove_leftovers(path / "checkpoints")
         yield
-    finally:
-        os.close(descriptor)
+
+
+def check_holds_run(path: Path, expected: bool) -> None:
+    """Raise `CheckpointError` unless a folder holds a run, or none, as expected."""
+    if expected and not (path / CONFIG).is_file():
+        raise CheckpointError(f"there is no run in {path}: it has no {CONFIG}")
+    if not expected and ((path / CONFIG).exists() or (path / METRICS).exists()):
+        raise CheckpointError(f"{path} already holds a run: continue it with --resume, or choose another --out")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -78,6 +86,14 @@ def write_json(path: Path, value: Any) -> None:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics; a last line that was cut off by a crash is left out."""
     return _records(path / METRICS, "step", "loss")
+
+
+def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of the steps 1 to `step`. What follows is of steps that will be done again, and may be anything."""
+    lines = _records(path / METRICS, "step", "loss", first=step) if (path / METRICS).exists() else []
+    if [line["step"] for line in lines] != list(range(1, step + 1)):
+        raise CheckpointError(f"{path / METRICS} does not hold the steps 1 to {step} that the checkpoint has seen")
+    return lines
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
@@ -95,14 +111,17 @@ def forget_after(path: Path, step: int) -> None:
 
 
 def add_record(path: Path, record: dict[str, Any]) -> None:
-    """Append one task's scores, or a sample, to the file of them."""
+    """Append one task's scores, or a sample, to the file of them; it is on the disk when this returns."""
     with storage_errors(path), path.open("ab") as file:
         file.write(_line(record))
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _records(path: Path, *names: str) -> list[dict[str, Any]]:
+def _records(path: Path, *names: str, first: int | None = None) -> list[dict[str, Any]]:
+    """The objects in the lines of a file, or in the `first` of them; all have the `names`."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)[:first]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if lines and not lines[-1].endswith(b"\n"):
@@ -120,14 +139,11 @@ def _records(path: Path, *names: str) -> list[dict[str, Any]]:
 class MetricsLog:
     """The growing `metrics.jsonl` of a run."""
 
-    def __init__(self, run: Path, step: int) -> None:
-        """Continue after `step`: later lines belong to steps that will be done again."""
+    def __init__(self, run: Path, lines: Sequence[dict[str, Any]]) -> None:
+        """Continue after these lines; others belong to steps that will be done again."""
         self.path = run / METRICS
-        kept = [line for line in read_metrics(run) if line["step"] <= step] if self.path.exists() else []
-        if [line["step"] for line in kept] != list(range(1, step + 1)):
-            raise CheckpointError(f"{self.path} does not hold the steps 1 to {step} that the checkpoint has seen")
         with atomic_write(self.path) as file:
-            file.writelines(_line(each) for each in kept)
+            file.writelines(_line(each) for each in lines)
         with storage_errors(self.path):
             self._file = self.path.open("ab")
 

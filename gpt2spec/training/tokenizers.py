@@ -20,9 +20,9 @@ from gpt2spec.tokenizer.saved import FOLDER, MERGES
 from gpt2spec.training.settings import RunSettings
 
 
-def encoding_tokenizer(settings: RunSettings, run: Path, initial: CheckpointReader | None) -> Tokenizer:
-    """Who encodes raw text: the run's own where it has one; or the one in the settings, or of the first weights."""
-    if (run / FOLDER / MERGES).is_file():
+def encoding_tokenizer(settings: RunSettings, run: Path | None, initial: CheckpointReader | None) -> Tokenizer:
+    """Who encodes raw text: a resumed run's own where it has one; or that in the settings, or of the first weights."""
+    if run is not None and (run / FOLDER / MERGES).is_file():
         return read_tokenizer(run / FOLDER)
     record = None if settings.tokenizer is not None or initial is None else record_of(initial)
     if record is not None and record.tokenizer is not None:
@@ -49,5 +49,5 @@ def keep_tokenizer(run: Path, tokenizer: Tokenizer | None) -> None:
     """Copy a tokenizer that does not come with gpt2spec into a new run directory."""
     if tokenizer is None or comes_along(tokenizer.id):
         return
-    with atomic_folder(run / FOLDER) as folder:
+    with atomic_folder(run / FOLDER, replace=True) as folder:
         write_tokenizer(folder, tokenizer)

@@ -1,0 +1,231 @@
+"""Runs that are stopped between two writes, by a signal, by a crash of the machine, or by each other."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps
+from gpt2spec.cli.main import main
+from gpt2spec.errors import CheckpointError
+from gpt2spec.tokenizer import train_tokenizer, write_tokenizer
+from gpt2spec.training import loop
+from gpt2spec.training.loop import train
+from gpt2spec.training.run_directory import locked_run, read_metrics
+from gpt2spec.training.settings import RunSettings
+
+TEXT = "".join(f"{n} squared is {n * n}; {n} times {n + 1} is {n * (n + 1)}.\n" for n in range(300))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("stopped-runs")
+    (folder / "squares.txt").write_text(TEXT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "squares.txt"
+
+
+def settings(corpus: Path, **changes: Any) -> RunSettings:
+    values: dict[str, Any] = {"steps": 6, "eval_every": 6, "checkpoint_every": 2, "sample_tokens": 0}
+    return RunSettings(data=str(corpus), preset="test", context=16, batch_size=2, **(values | changes))
+
+
+def sums(run: Path) -> list[str]:
+    return [(checkpoint_folder(run, step) / "SHA256SUMS").read_text() for step in checkpoint_steps(run)]
+
+
+# ------------------------------------------------------------------ between two writes
+
+
+@pytest.mark.parametrize("where", ["discard_after", "forget_after", "MetricsLog", "write_toml"])
+def test_a_resume_that_is_killed_anywhere_can_be_resumed(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Going back to an earlier step takes several writes; the exception stands in for a kill before one of them."""
+    run, chosen = tmp_path / "run", settings(corpus)
+    train(chosen, run, quiet=True)
+    expected = sums(run)
+
+    def killed(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, where, killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(corpus, steps=8), run, resume=True, at=2, quiet=True)
+    monkeypatch.undo()
+    train(chosen, run, resume=True, quiet=True)
+    assert sums(run) == expected and len(read_metrics(run)) == 6
+
+
+def test_a_checkpoint_that_cannot_be_removed_any_more_is_a_resume_that_ends_earlier(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later checkpoints go from the last one on: what is left is a run that was stopped at some step."""
+    run = tmp_path / "run"
+    train(settings(corpus), run, quiet=True)
+    remove, left = loop.discard_after.__globals__["remove_checkpoint"], [1]
+
+    def killed(folder: Path) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        remove(folder)
+
+    monkeypatch.setitem(loop.discard_after.__globals__, "remove_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(corpus), run, resume=True, at=2, quiet=True)
+    assert checkpoint_steps(run) == [2, 4]
+
+
+def test_what_a_crash_of_the_machine_left_after_the_last_checkpoint_is_done_again(corpus: Path, tmp_path: Path) -> None:
+    """File systems may leave zeros in the place of lines that were not synced."""
+    run = tmp_path / "run"
+    train(settings(corpus), run, quiet=True)
+    whole = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(whole[:5]) + b"\0" * 300 + b'\n{"step": 7, "lo\n')
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(settings(corpus), run, resume=True, quiet=True)
+    assert checkpoint_steps(run) == [2, 4, 6]
+    train(settings(corpus), run, resume=True, at=4, quiet=True)
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_new_run_that_was_killed_before_it_had_settings_begins_again_with_others(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokenizer is a part of it: written before the settings, without which there is no run, and replaced."""
+    tokenizers = [train_tokenizer([TEXT[:size]], 270, progress=False) for size in (400, 4000)]
+    for i, tokenizer in enumerate(tokenizers):
+        (tmp_path / str(i)).mkdir()
+        write_tokenizer(tmp_path / str(i), tokenizer)
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "create_run", killed)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(corpus, tokenizer=str(tmp_path / "0")), run, quiet=True)
+    monkeypatch.undo()
+    assert main(["train", "--auto-resume", str(corpus), "--preset", "test", "--steps", "1", "--out", str(run)]) == 0
+    (run / "config.toml").unlink()
+    (run / "metrics.jsonl").unlink()
+    train(settings(corpus, tokenizer=str(tmp_path / "1")), run, quiet=True)
+    assert (run / "tokenizer" / "merges.txt").read_bytes() == tokenizers[1].merges
+
+
+# ------------------------------------------------------------------ two processes
+
+
+def test_of_two_processes_that_begin_a_run_one_does(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with locked_run(run, new=True), pytest.raises(CheckpointError, match="another process is training"):
+        train(settings(corpus), run, quiet=True)
+    assert not (run / "config.toml").exists()
+    train(settings(corpus), run, quiet=True)
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOSYS])
+def test_file_systems_without_locks_will_do(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Lustre may have none; NFS has none for folders. What is unfinished may be another process's there, and stays."""
+
+    def refuse(*args: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.toml.01234567.tmp").write_text("")
+    train(settings(corpus), tmp_path / "run", quiet=True)
+    assert checkpoint_steps(tmp_path / "run") == [2, 4, 6]
+    assert (tmp_path / "run" / ".config.toml.01234567.tmp").exists()
+
+
+# ------------------------------------------------------------------ signals
+
+
+def started(corpus: Path, run: Path, *options: str, **process: Any) -> "subprocess.Popen[str]":
+    """A training without end, some steps of which are done."""
+    line = [sys.executable, "-m", "gpt2spec", "train", str(corpus), "--preset", "test", "--context", "16"]
+    line += ["--batch-size", "2", "--steps", "100000", "--out", str(run), *options]
+    job = subprocess.Popen(line, text=True, **({"stderr": subprocess.PIPE} | process))
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes()) < 1000:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    return job
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_even_where_a_launcher_passes_it_on_once_more(corpus: Path, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    with started(corpus, run) as job:
+        for _ in range(3):
+            job.send_signal(number)
+            time.sleep(0.002)
+        _, errors = job.communicate(timeout=60)
+    (step,) = checkpoint_steps(run)
+    assert job.returncode == 128 + number and "Traceback" not in errors
+    assert errors.splitlines()[-1] == (
+        f"Interrupted; step {step} is saved. Continue with: gpt2spec train --out {run} --resume"
+    )
+
+
+def test_nohup_means_that_a_run_outlives_its_terminal(corpus: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a child inherits
+    try:
+        job = started(corpus, tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with job:
+        job.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.wait(0.3)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 128 + signal.SIGTERM
+
+
+def test_a_closed_terminal_saves(corpus: Path, tmp_path: Path) -> None:
+    """With the terminal goes what the progress bar is written to."""
+    run = tmp_path / "run"
+    ours, theirs = os.openpty()
+    with started(corpus, run, stderr=theirs, stdout=theirs) as job:
+        os.close(theirs)
+        os.close(ours)
+        time.sleep(0.2)
+        job.send_signal(signal.SIGHUP)
+        job.wait(60)
+    assert len(checkpoint_steps(run)) == 1
+
+
+def test_a_log_on_a_full_disk_stops_no_run(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Path("/dev/full").open("w") as full, started(corpus, run, stderr=full) as job:
+        job.send_signal(signal.SIGTERM)
+        job.wait(60)
+    assert len(checkpoint_steps(run)) == 1
+
+
+def test_sigterm_ends_a_command_in_one_line_with_nothing_half_left(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "gpt2spec", "convert", "demo", str(tmp_path / "demo.bin"), "--to", "llmc"]
+    for _ in range(8):
+        with subprocess.Popen(line, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as job:
+            while not list(tmp_path.iterdir()) and job.poll() is None:
+                time.sleep(0.001)
+            job.send_signal(signal.SIGTERM)
+            _, errors = job.communicate(timeout=60)
+        if job.returncode:  # it was not faster than the signal
+            break
+        (tmp_path / "demo.bin").unlink()
+    assert (job.returncode, errors) == (-signal.SIGTERM, "gpt2spec: terminated\n")
+    assert list(tmp_path.iterdir()) == []
