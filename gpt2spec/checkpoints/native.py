@@ -16,10 +16,10 @@ parts/m/, parts/v/      AdamW's moments, likewise
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
+from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.checkpoints.sums import SUMS, lists, recorded_sums, write_sums
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
@@ -37,8 +38,6 @@ from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.plugins import open_parts
 from gpt2spec.tokenizer import Tokenizer, write_tokenizer
 from gpt2spec.tokenizer.saved import TOKENIZER_FILES
-
-T = TypeVar("T")
 
 MODEL, CONFIG, OPTIMIZER, STATE = "model.safetensors", "config.json", "optimizer.safetensors", "state.json"
 PARTS, MOMENTS = "parts", ("m", "v")
@@ -165,7 +164,8 @@ def load_model(folder: Path) -> tuple[GPT2Config, HostParams]:
 def load_progress(folder: Path) -> dict[str, Any]:
     """The `state.json` of a checkpoint folder, verified."""
     verify_checkpoint(folder, (STATE,))
-    return _read(folder / STATE, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    with read_errors(folder / STATE):
+        return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
 def check_has_training(folder: Path) -> None:
@@ -247,10 +247,3 @@ def _entries_in_parts(folder: Path, config: GPT2Config, writer: str, kind: str) 
     stored = open_parts(writer, place)
     entries = {name: Entry(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in stored.items()}
     return fitting(place, config, entries)
-
-
-def _read(path: Path, read: Callable[[Path], T]) -> T:
-    try:
-        return read(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
