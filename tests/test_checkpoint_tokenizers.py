@@ -27,6 +27,7 @@ from gpt2spec.tokenizer import (
 )
 
 PROSE = "".join(f"The {i}th line isn't like the other {i % 7} lines.\n" for i in range(400))
+TINY = ("--steps", 1, "--batch-size", 2, "--sample-tokens", 0, "--quiet", "--set", "eval_windows=2")
 LEARNED = CONFIG.replace(vocab_size=300)
 Command = Callable[..., tuple[int, str, str]]
 
@@ -203,7 +204,10 @@ def test_another_than_the_recorded_one_is_refused(run: Path, folder: Path, tmp_p
     assert "no tokenizer 'byte' (did you mean 'bytes'?)" in generate(command, small, "--tokenizer", "byte")[2]
 
 
-def test_an_unknown_tokenizer_of_token_files_can_be_named(tmp_path: Path, folder: Path, command: Command) -> None:
+def test_an_unknown_tokenizer_of_token_files_can_be_named(
+    tmp_path: Path, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     params = random_parameters(LEARNED)
     state = TrainingState(params, params, {"step": 1, "tokenizer": "unknown"})
     save_checkpoint(tmp_path / "run", LEARNED, params, state)
@@ -212,6 +216,18 @@ def test_an_unknown_tokenizer_of_token_files_can_be_named(tmp_path: Path, folder
     code, out, _ = command("convert", tmp_path / "run", tmp_path / "hf", "--to", "hf")
     assert code == 0 and "Note: the tokenizer does not go along: nobody says which it is." in out
     assert generate(command, tmp_path / "hf", "--tokenizer", folder)[0] == 0
+    (tmp_path / "a.txt").write_text(PROSE)
+    begun = (
+        "train",
+        tmp_path / "a.txt",
+        "--init-from",
+        tmp_path / "run",
+        "--tokenizer",
+        folder,
+        "--out",
+        tmp_path / "out",
+    )
+    assert command(*begun, *TINY)[0] == 0
     config = CONFIG.replace(vocab_size=257)  # the size of bytes, whose ids they need not be
     params = random_parameters(config)
     save_checkpoint(tmp_path / "small", config, params, replace(state, m=params, v=params))
@@ -223,15 +239,14 @@ def test_training_goes_on_with_the_tokenizer_of_the_first_weights(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a.txt").write_text(PROSE)
-    tiny = ("--steps", 1, "--batch-size", 2, "--sample-tokens", 0, "--quiet", "--set", "eval_windows=2")
     convert(open_checkpoint(run), tmp_path / "x.pt", "nanogpt")
     as_llmc(run, tmp_path / "x.bin")
     for number, more in enumerate((["x.pt"], ["x.bin", "--tokenizer", folder], ["x.pt", "--tokenizer", folder])):
         begun = ("train", tmp_path / "a.txt", "--init-from", tmp_path / more[0], *more[1:])
-        assert command(*begun, "--out", tmp_path / f"out{number}", *tiny)[0] == 0
+        assert command(*begun, "--out", tmp_path / f"out{number}", *TINY)[0] == 0
         assert tokenizer_of(open_checkpoint(tmp_path / f"out{number}")).id == mine.id
     begun = ("train", tmp_path / "a.txt", "--init-from", tmp_path / "x.pt", "--tokenizer", "bytes")
-    code, _, err = command(*begun, "--out", tmp_path / "out", *tiny)
+    code, _, err = command(*begun, "--out", tmp_path / "out", *TINY)
     assert code == 2 and "x.pt in bpe-" in err
 
 
