@@ -3,8 +3,10 @@
 import itertools
 import json
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -194,21 +196,19 @@ def test_too_small_a_vocabulary_or_corpus_is_refused() -> None:
     assert train_tokenizer([["abc"]], 257).encode("abc") == byte_tokenizer().encode("abc")
 
 
-def test_the_command_writes_a_tokenizer_that_the_others_take(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_a_tokenizer_that_the_others_take(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "mine"
     corpus.mkdir()
     (corpus / "a.txt").write_text(PROSE, encoding="utf-8")
     command = ["tokenizer", "train", str(corpus), "--vocab-size", "300", "--out", str(out)]
     assert main(command) == 0
-    assert "300" in capsys.readouterr().out
+    assert capfd.readouterr().out.startswith("bpe-")
     assert sorted(path.name for path in out.iterdir()) == ["merges.txt", "tokenizer_config.json", "vocab.json"]
     assert merges_of(find_tokenizer(str(out))) == textbook_merges(PROSE, 43)
     assert main(command) == 2
-    assert "mine exists" in capsys.readouterr().err
+    assert "mine exists" in capfd.readouterr().err
     assert main([*command[:3], "--vocab-size", "9999", "--out", str(tmp_path / "other")]) == 2
-    assert "merges, for" in capsys.readouterr().err
+    assert "merges, for" in capfd.readouterr().err
     assert not list(tmp_path.glob("*other*"))
 
 
@@ -216,6 +216,23 @@ def test_without_a_corpus_the_language_reference_is_learned(tmp_path: Path) -> N
     assert main(["tokenizer", "train", "--vocab-size", "300", "--out", str(tmp_path / "mine")]) == 0
     vocabulary = json.loads((tmp_path / "mine" / "vocab.json").read_text())
     assert (len(vocabulary), list(vocabulary)[-1]) == (300, "<|endoftext|>")
+
+
+def test_ctrl_c_ends_learning_at_once() -> None:
+    code = (
+        "import itertools; from gpt2spec.tokenizer import train_tokenizer; print(flush=True)\n"
+        "train_tokenizer(([f'word {i % 997}'] for i in itertools.count()), 300)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    try:
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert err.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_learning_takes_memory_for_words_not_for_text() -> None:

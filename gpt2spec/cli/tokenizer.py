@@ -1,6 +1,7 @@
 """`gpt2spec tokenizer`: learn a tokenizer from text."""
 
 import argparse
+import sys
 from pathlib import Path
 
 NAME = "tokenizer"
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise StorageError(f"{args.out} exists; name a new folder")
     sources = find_sources(args.corpus) if args.corpus else [language_reference()]
-    tokenizer = train_tokenizer(map(read_text, sources), args.vocab_size, progress=not args.quiet)
+    watched = not args.quiet and sys.stdout.isatty()
+    tokenizer = train_tokenizer(map(read_text, sources), args.vocab_size, progress=watched)
     make_folder(args.out.parent)
     with atomic_folder(args.out) as folder:
         write_tokenizer(folder, tokenizer)

@@ -9,8 +9,11 @@ Source: "Language Models are Unsupervised Multitask Learners", section 2.2, and 
 Translation of Rare Words with Subword Units" (2016), algorithm 1.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 
 from gpt2spec.errors import ConfigError, DataError
 from gpt2spec.tokenizer.bpe import Tokenizer
@@ -55,7 +58,7 @@ def train_tokenizer(documents: Iterable[Iterable[str]], vocab_size: int, *, prog
     trainer = BpeTrainer(
         vocab_size=vocab_size - 1, min_frequency=1, initial_alphabet=alphabet, special_tokens=[], show_progress=progress
     )
-    learner.train_from_iterator(_pieces(documents), trainer)
+    _interruptibly(lambda pieces: learner.train_from_iterator(pieces, trainer), _pieces(documents))
     merges = json.loads(learner.to_str())["model"]["merges"]
     wanted = vocab_size - SMALLEST_VOCABULARY
     if len(merges) < wanted:
@@ -65,6 +68,33 @@ def train_tokenizer(documents: Iterable[Iterable[str]], vocab_size: int, *, prog
         )
     lines = (VERSION_LINE, *(f"{left} {right}" for left, right in merges))
     return Tokenizer("".join(f"{line}\n" for line in lines).encode(), name="bpe")
+
+
+def _interruptibly(learn: Callable[[Iterator[str]], object], pieces: Iterator[str]) -> None:
+    """Call `learn` with the pieces in a thread: it would keep Ctrl-C waiting to its end, which may be minutes away."""
+    stopped, outcome = threading.Event(), Future[None]()
+
+    def until_stopped() -> Iterator[str]:
+        for piece in pieces:
+            if stopped.is_set():
+                return
+            yield piece
+
+    def run() -> None:
+        try:
+            learn(until_stopped())
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="gpt2spec-learn", daemon=True).start()
+    try:
+        outcome.result()
+    except KeyboardInterrupt:
+        stopped.set()
+        with contextlib.suppress(TimeoutError):
+            outcome.exception(timeout=1.0)
+        raise
 
 
 def _pieces(documents: Iterable[Iterable[str]]) -> Iterator[str]:
