@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_to_json
+from gpt2spec.checkpoints.native import load_training
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
@@ -205,6 +206,25 @@ def test_a_file_cut_off_after_it_was_opened_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CheckpointError, match="ends early"):
         reader.read("ln_f.bias")
+
+
+OURS = ["model.safetensors", "config.json", "optimizer.safetensors", "state.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="it is a file whose first bytes Linux does not give")
+@pytest.mark.parametrize(("source", "name"), [*(("ours", name) for name in OURS), *(("hf", name) for name in OURS[:2])])
+def test_a_file_that_the_disk_does_not_give_is_named(tmp_path: Path, source: str, name: str) -> None:
+    path = write(tmp_path / "model", source, random_parameters())
+    file = files_of(path, source)[0].with_name(name)
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: Input/output error"):
+        load_training(file.parent) if name == "optimizer.safetensors" else open_checkpoint(path)
+
+
+def test_a_path_that_no_system_takes_is_told() -> None:
+    with pytest.raises(CheckpointError, match=r"x+ cannot be read: File name too long"):
+        open_checkpoint("x" * 300)
 
 
 def test_dtypes_that_are_no_weights_are_refused(tmp_path: Path) -> None:

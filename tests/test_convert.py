@@ -125,6 +125,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, source: Path, command: Co
     ):
         code, _, err = command("convert", source, tmp_path / "target", *arguments)
         assert code == 2 and message in err
+    code, _, err = command("convert", "x" * 300, tmp_path / "target", "--to", "hf")
+    assert code == 2 and err.endswith("cannot be read: File name too long\n")
+    code, _, err = command("convert", source, tmp_path / ("x" * 300), "--to", "hf")
+    assert code == 2 and "cannot write" in err and err.endswith("File name too long\n")
     assert not (tmp_path / "target").exists()
 
 

@@ -108,7 +108,8 @@ def convert(
     form.check(reader.config)
     if form.training:
         native.check_has_training(reader.path)
-    check_target(reader.path, target, form, force)
+    with storage_errors(target):
+        check_target(reader.path, target, form, force)
     hashes: dict[str, str] = {}
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:

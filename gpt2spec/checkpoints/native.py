@@ -29,11 +29,11 @@ from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
-from gpt2spec.checkpoints.sums import SUMS, lists, recorded_sums, write_sums
+from gpt2spec.checkpoints.sums import SUMS, lists, readable_sum, recorded_sums, write_sums
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
-from gpt2spec.files import atomic_folder, make_folder, sha256_of_file, storage_errors
+from gpt2spec.files import atomic_folder, make_folder, storage_errors
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.plugins import open_parts
 from gpt2spec.tokenizer import Tokenizer, write_tokenizer
@@ -63,7 +63,8 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 def checkpoint_steps(run: Path) -> list[int]:
     """Steps of the checkpoints in a run directory, in order."""
-    folders = (run / "checkpoints").glob("step-*") if (run / "checkpoints").is_dir() else []
+    with read_errors(run):
+        folders = list((run / "checkpoints").glob("step-*")) if (run / "checkpoints").is_dir() else []
     return sorted(int(match[1]) for folder in folders if (match := re.fullmatch(r"step-(\d+)", folder.name)))
 
 
@@ -107,16 +108,17 @@ def remove_checkpoint(folder: Path) -> None:
 
 def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPTIMIZER, STATE)) -> None:
     """Raise `CheckpointError` unless the named files are there and have their recorded hashes."""
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint {folder}")
-    if not (folder / SUMS).exists() and not (folder / STATE).exists():
-        raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
-    expected = native_sums(folder)
-    for name in names:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
-        if sha256_of_file(folder / name) != expected.get(name):
-            raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")
+    with read_errors(folder):
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no checkpoint {folder}")
+        if not (folder / SUMS).exists() and not (folder / STATE).exists():
+            raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
+        expected = native_sums(folder)
+        for name in names:
+            if not (folder / name).is_file():
+                raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
+            if readable_sum(folder / name) != expected.get(name):
+                raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")
 
 
 def native_sums(folder: Path) -> dict[str, str]:

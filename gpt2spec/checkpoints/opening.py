@@ -46,19 +46,10 @@ def load_checkpoint(path: Path | str, step: int | None = None) -> tuple[GPT2Conf
 def open_checkpoint(path: Path | str, step: int | None = None) -> CheckpointReader:
     """The checkpoint at `path`, checked as far as it can be without reading the weights; see `load_checkpoint`."""
     path = Path(path)
-    if path == Path("demo") and not path.exists():
-        path = DEMO
-    if path.is_dir() and not is_checkpoint_folder(path):
-        if not checkpoint_steps(path):
-            raise CheckpointError(f"{path} holds no checkpoint that can be read: {FORMATS} can be")
-        return open_native(checkpoint_folder(path, chosen_step(path, step)))
-    if step is not None:
-        raise CheckpointError(f"{path} is one checkpoint, not a run directory: it has no step {step} to choose")
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no run directory or checkpoint {path}")
-    return _open_file(path)
+    try:
+        return _open(DEMO if path == Path("demo") and not path.exists() else path, step)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
 
 def is_checkpoint_folder(path: Path) -> bool:
@@ -71,6 +62,20 @@ def earlier_step(run: Path, step: int | None = None) -> int | None:
     steps = checkpoint_steps(run)
     before = [each for each in steps if each < (steps[-1] if step is None else step)]
     return before[-1] if before else None
+
+
+def _open(path: Path, step: int | None) -> CheckpointReader:
+    if path.is_dir() and not is_checkpoint_folder(path):
+        if not checkpoint_steps(path):
+            raise CheckpointError(f"{path} holds no checkpoint that can be read: {FORMATS} can be")
+        return open_native(checkpoint_folder(path, chosen_step(path, step)))
+    if step is not None:
+        raise CheckpointError(f"{path} is one checkpoint, not a run directory: it has no step {step} to choose")
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no run directory or checkpoint {path}")
+    return _open_file(path)
 
 
 def _open_folder(folder: Path) -> CheckpointReader:

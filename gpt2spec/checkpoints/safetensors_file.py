@@ -41,7 +41,8 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             leave gaps, or do not fill the file.
     """
     try:
-        with read_errors(path), safe_open(path, "np"):  # the package's own checks
+        # The package's own checks come first; of any file it cannot open it says that there is none.
+        with read_errors(path), path.open("rb"), safe_open(path, "np"):
             header, start = _header(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error

@@ -21,11 +21,11 @@ ITEM_SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn what reading `path` may raise into a `CheckpointError`."""
+    """Turn what reading `path`, a file or a folder with files, may raise into a `CheckpointError`."""
     try:
         yield
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except OSError as error:  # which may name a file in the folder `path`
+        raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 

@@ -56,15 +56,19 @@ def lists(folder: Path, name: str) -> bool:
         return False
 
 
+def readable_sum(path: Path) -> str:
+    """The hash of a file; a `CheckpointError` where it cannot be read."""
+    with read_errors(path):
+        return sha256_of_file(path)
+
+
 def verify_listed(folder: Path, names: Iterable[str], sums: Mapping[str, str]) -> None:
     """Raise a `CheckpointError` where one of some files, if it is there and among `sums`, has another hash."""
     for name in names:
         path = folder / name
         if name not in sums or not path.is_file():
             continue
-        with read_errors(path):
-            found = sha256_of_file(path)
-        if found != sums[name].lower():
+        if readable_sum(path) != sums[name].lower():
             raise CheckpointError(f"{path} is damaged, or was changed since {SUMS} was written: {_REMEDY}")
 
 
