@@ -154,9 +154,8 @@ class Corpus:
                 return
         split = split or self._drawn(beginning[:BEGINNING])
         self._documents[split] += 1
-        pieces = iter([beginning]) if whole else split_safely(_slices(itertools.chain([beginning], texts)))
         begins = True
-        for text in pieces:
+        for text in (beginning,) if whole else split_safely(_slices(itertools.chain([beginning], texts))):
             self.text_bytes += len(text) if text.isascii() else len(text.encode())
             yield begins, split, text
             begins = False

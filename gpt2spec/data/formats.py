@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -92,8 +94,9 @@ def separated(texts: Iterable[str], separator: str) -> Iterator[Fragment]:
 
 
 def _json_lines(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
-    for number, line in enumerate(_lines(reading), start=1):
-        if not line or line.isspace():
+    lines = itertools.chain.from_iterable(map(io.BytesIO, _whole_lines(reading)))
+    for number, line in enumerate(lines, start=1):
+        if line.isspace():
             continue
         text, reason = _text_of_json(line, name)
         if reason:
@@ -138,7 +141,8 @@ def _text(value: Any, name: str) -> tuple[str, str]:
 def _csv_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
     csv.field_size_limit(LONGEST_ROW)
     # A wrong byte becomes a surrogate, so that it is noticed in its row and rows keep their quotes.
-    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(reading))
+    texts = (lines.decode("utf-8", "surrogateescape") for lines in _whole_lines(reading))
+    lines = itertools.chain.from_iterable(io.StringIO(text, newline="\n") for text in texts)
     rows = csv.reader(lines, strict=True)
     label, header = reading.source.label, None
     while True:
@@ -189,7 +193,8 @@ def _parquet_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
                 batch.validate(full=True)
                 number += len(batch)
                 reading.position = reading.bytes * number // file.metadata.num_rows
-                yield from ((True, text or "") for text in batch.column(0).to_pylist())
+                texts = batch.column(0).to_numpy(zero_copy_only=False).tolist()  # sooner than `to_pylist`
+                yield from ((True, text or "") for text in texts)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {label} as Parquet: {error}") from None
 
@@ -203,18 +208,21 @@ def _column(header: list[str], name: str, label: str) -> int:
     return header.index(name)
 
 
-def _lines(reading: Pass) -> Iterator[bytes]:
-    """The lines of a source with their line feeds; the last one may have none. A byte order mark is no part of it."""
+def _whole_lines(reading: Pass) -> Iterator[bytes]:
+    """The bytes of a source in blocks of whole lines; only the last line may lack its line feed.
+
+    A byte order mark is no part of them.
+    """
     held: list[bytes] = []
     size = 0
     for chunk in _after_mark(reading.chunks()):
-        *whole, last = chunk.split(b"\n")
-        for part in whole:
-            yield b"".join([*held, part, b"\n"])
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            yield b"".join([*held, chunk[:cut]])
             held.clear()
             size = 0
-        held.append(last)
-        size += len(last)
+        held.append(chunk[cut:])
+        size += len(chunk) - cut
         if size > LONGEST_ROW:
             raise DataError(
                 f"{reading.source.label} has a line of more than {LONGEST_ROW} bytes; rows are held in memory, so give "
