@@ -13,7 +13,6 @@ from gpt2spec.errors import DataError
 MANIFEST = "manifest.json"
 FORMAT = "gpt2spec dataset"
 VERSION = 2
-READABLE_VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} is damaged: {error}; prepare the folder again") from None
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise DataError(f"{path} was not written by `gpt2spec data prepare`: its format is not {FORMAT!r}")
-    if contents.get("version") not in READABLE_VERSIONS:
-        raise DataError(f"{path} has version {contents.get('version')!r}; this is newer than {VERSION}, the last known")
+    if contents.get("version") != VERSION:
+        raise DataError(
+            f"{path} has version {contents.get('version')!r}, but {VERSION} was expected: prepare the folder again, or "
+            "use the gpt2spec that made it"
+        )
     try:
-        contents = contents if contents["version"] == VERSION else _from_version_1(contents)
         return Manifest(
             tokenizer=str(contents["tokenizer"]),
             vocab_size=int(contents["vocab_size"]),
@@ -151,17 +152,6 @@ def read_manifest(folder: Path) -> Manifest:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); prepare the folder again") from None
-
-
-def _from_version_1(contents: dict[str, Any]) -> dict[str, Any]:
-    """The same in the present form: every source was a document, and validation the end of the text."""
-    sources = contents["sources"]
-    return contents | {
-        "validation": "position" if contents["val_fraction"] else "none",
-        "seed": 0,
-        "documents": {"train": len(sources), "val": 0},
-        "text_bytes": sum(int(row["bytes"]) for row in sources),
-    }
 
 
 def _shard_entry(row: dict[str, Any]) -> ShardEntry:

@@ -149,8 +149,9 @@ def _token_of_character(tokens: Tokens, table: _Table, number: int) -> int:
     """The token in which the character with some number, from 0, begins; the number of tokens if there is none."""
     before = start = 0
     for block in tokens.blocks():
-        ends = before + np.cumsum(table.characters[block])
-        if len(ends) and ends[-1] > number:
-            return start + int(np.searchsorted(ends, number, side="right"))
-        before, start = int(ends[-1]), start + len(block)
+        characters = table.characters[block]
+        after = before + int(characters.sum())
+        if after > number:
+            return start + int(np.searchsorted(before + np.cumsum(characters), number, side="right"))
+        before, start = after, start + len(block)
     return start

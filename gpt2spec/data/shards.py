@@ -70,10 +70,10 @@ def header(count: int) -> bytes:
 def token_bytes(tokens: Sequence[int] | np.ndarray) -> bytes:
     """Tokens as little-endian uint16; an id that does not fit is an `InputError`."""
     array = np.asarray(tokens)
-    if array.size and not 0 <= array.min() <= array.max() < MAX_VOCAB_SIZE:
+    if array.dtype != np.uint16 and array.size and not 0 <= array.min() <= array.max() < MAX_VOCAB_SIZE:
         worst = array.min() if array.min() < 0 else array.max()
         raise InputError(f"a shard holds token ids from 0 to {MAX_VOCAB_SIZE - 1}, not {worst}")
-    return array.astype("<u2").tobytes()
+    return array.astype("<u2", copy=False).tobytes()
 
 
 def write_shard(path: Path, tokens: Sequence[int] | np.ndarray) -> None:
