@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +16,13 @@ import pytest
 
 from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps
 from gpt2spec.cli.main import main
-from gpt2spec.errors import CheckpointError
+from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.tokenizer import train_tokenizer, write_tokenizer
-from gpt2spec.training import loop
+from gpt2spec.training import loop, trainer
 from gpt2spec.training.loop import train
 from gpt2spec.training.run_directory import locked_run, read_metrics
 from gpt2spec.training.settings import RunSettings
+from gpt2spec.training.tensorboard import TensorBoardLog
 
 TEXT = "".join(f"{n} squared is {n * n}; {n} times {n + 1} is {n * (n + 1)}.\n" for n in range(300))
 
@@ -96,6 +99,27 @@ def test_what_a_crash_of_the_machine_left_after_the_last_checkpoint_is_done_agai
     assert checkpoint_steps(run) == [2, 4, 6]
     train(settings(corpus), run, resume=True, at=4, quiet=True)
     assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_killed_while_it_samples_has_every_sample(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, chosen = tmp_path / "run", settings(corpus, sample_every=2, sample_tokens=2)
+    train(chosen, tmp_path / "straight", quiet=True)
+    sample, left = trainer.sample, [1]
+
+    def killed(*args: Any) -> Any:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return sample(*args)
+
+    monkeypatch.setattr(trainer, "sample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, run, quiet=True)
+    monkeypatch.undo()
+    train(chosen, run, resume=True, quiet=True)
+    assert (run / "samples.jsonl").read_bytes() == (tmp_path / "straight" / "samples.jsonl").read_bytes()
 
 
 def test_a_new_run_that_was_killed_before_it_had_settings_begins_again_with_others(
@@ -229,3 +253,106 @@ def test_sigterm_ends_a_command_in_one_line_with_nothing_half_left(tmp_path: Pat
         (tmp_path / "demo.bin").unlink()
     assert (job.returncode, errors) == (-signal.SIGTERM, "gpt2spec: terminated\n")
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ full disks
+
+
+def test_a_full_disk_under_tensorboards_files_is_told_and_nothing_waits_for_it(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    chosen = settings(corpus, steps=40, tensorboard=True)
+    (tmp_path / "run" / "tensorboard").mkdir(parents=True)
+    for second in range(60):
+        name = f"events.out.tfevents.{time.time() + second:.0f}.{socket.gethostname()}.0"
+        (tmp_path / "run" / "tensorboard" / name).symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="there is no space left on the disk"):
+        train(chosen, tmp_path / "run", quiet=True)
+    shutil.rmtree(tmp_path / "run" / "tensorboard")
+    assert train(chosen, tmp_path / "run", resume=True, quiet=True).finished
+
+
+class Full:
+    """A file on a disk that has no room after some writes."""
+
+    def __init__(self, writes: int, file: Any) -> None:
+        self.left, self.file = writes, file
+
+    def write(self, data: bytes) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.file.write(data)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_what_is_under_way_is_saved_before_a_full_disk_is_told(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that was being written when the disk of another file was full counts as saved, and is."""
+    pytest.importorskip("tensorboardX")
+    save, init = trainer.save_checkpoint, TensorBoardLog.__init__
+
+    def slow(*args: Any) -> Path:
+        time.sleep(0.3)
+        return save(*args)
+
+    def small(self: TensorBoardLog, run: Path, step: int) -> None:
+        init(self, run, step)
+        self._file = Full(2, self._file)  # type: ignore[assignment]
+
+    monkeypatch.setattr(trainer, "save_checkpoint", slow)
+    monkeypatch.setattr(TensorBoardLog, "__init__", small)
+    chosen = settings(corpus, tensorboard=True, eval_every=3)
+    with pytest.raises(StorageError, match=r"cannot write .*tensorboard.*: there is no space.*; step 2 is saved"):
+        train(chosen, tmp_path / "run", quiet=True)
+    assert checkpoint_steps(tmp_path / "run") == [2]
+
+
+def test_a_full_disk_under_a_trace_is_told(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "profile").mkdir(parents=True)
+    (tmp_path / "run" / "profile" / "calls.prof").symlink_to("/dev/full")
+    chosen = settings(corpus, checkpoint_every=3)
+    with pytest.raises(StorageError, match=r"cannot write .*profile: .*disk.*; step 3 is saved"):
+        train(chosen, tmp_path / "run", quiet=True, profile=2)
+    assert train(chosen, tmp_path / "run", resume=True, quiet=True).finished
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_profiler_that_cannot_write_is_told(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """PyTorch's only logs that it could not; JAX's raises an error of its own."""
+    framework = pytest.importorskip(backend)
+    chosen = settings(corpus, backend=backend)
+    if backend == "torch":
+        chosen = settings(corpus, backend=backend, backend_options={"compile": False})
+        profile = framework.profiler.profile
+        monkeypatch.setattr(profile, "export_chrome_trace", lambda self, path: Path(path).write_text('{"half'))
+    else:
+        stop = framework.profiler.stop_trace
+
+        def full() -> None:
+            stop()
+            raise framework.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: vm.xplane.pb; No space left on device")
+
+        monkeypatch.setattr(framework.profiler, "stop_trace", full)
+    with pytest.raises(StorageError, match=r"cannot write .*profile: .*(disk may be full|No space left)"):
+        train(chosen, tmp_path / "run", quiet=True, profile=2)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("inductor: OSError: [Errno 28] No space left on device"), OSError(30, "Read-only", "/x/y")]
+)
+def test_a_full_disk_under_a_frameworks_own_files_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("gpt2spec.plugins.backend_listings", fail)
+    assert main(["backends"]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith("gpt2spec: error: ") and found.count("\n") == 1
+    assert "No space left on device, says builtins" in found or "cannot write /x/y: Read-only" in found

@@ -63,9 +63,15 @@ class JaxBackend(Backend):
     @contextlib.contextmanager
     def profile(self, folder: Path) -> Iterator[None]:
         """JAX's profiler: for TensorBoard and XProf, and a trace.json.gz for Perfetto."""
-        with jax.profiler.trace(str(folder)):
+        jax.profiler.start_trace(str(folder))
+        try:
             yield
             self.synchronize()
+        finally:
+            try:
+                jax.profiler.stop_trace()  # type: ignore[no-untyped-call]
+            except jax.errors.JaxRuntimeError as error:
+                raise OSError(str(error)) from error
 
     def synchronize(self) -> None:
         """Wait until a computation that is queued behind all others has finished."""

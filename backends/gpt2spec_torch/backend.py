@@ -157,7 +157,10 @@ class TorchBackend(Backend):
         with torch.profiler.profile() as profiler:
             yield
             self.synchronize()
-        profiler.export_chrome_trace(str(folder / "trace.json"))
+        trace = folder / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        if not trace.is_file() or not trace.read_bytes().rstrip().endswith(b"}"):  # it only logs that
+            raise OSError("the profiler could not write all of trace.json; the disk may be full")
 
     def synchronize(self) -> None:
         """Wait for the accelerator; the CPU is never behind."""

@@ -41,8 +41,8 @@ COMMANDS = (
 """The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""
 
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""Errors of a file without a name, standard output: a full disk, or a terminal that has gone."""
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors of disks and of terminals that have gone, whoever writes to them; standard output is a file without a name."""
 
 
 class ShowVersion(argparse.Action):
@@ -83,10 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard_output()
         return 141
     except OSError as error:
-        if error.filename is not None or error.errno not in CANNOT_WRITE:
+        if error.errno not in CANNOT_WRITE:
             raise
-        discard_output()
-        tell(f"error: cannot write the output: {error.strerror}")
+        if error.filename is None:
+            discard_output()
+        tell(f"error: cannot write {error.filename or 'the output'}: {error.strerror}")
+        return 2
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        tell(
+            f"error: {os.strerror(errno.ENOSPC)}, says {type(error).__module__.partition('.')[0]}; its files are in "
+            "the folders for temporary files and caches, which TMPDIR and XDG_CACHE_HOME can name"
+        )
         return 2
 
 

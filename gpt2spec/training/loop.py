@@ -125,8 +125,8 @@ def train(
             forget_after(out, step)
             if settings != before:
                 write_toml(out / CONFIG, settings)
-        log = MetricsLog(out, lines) if first else NoLog()
         board = TensorBoardLog(out, step) if settings.tensorboard and first else None
+        log = MetricsLog(out, lines) if first else NoLog()
         progress = Progress(step, settings.steps, quiet)
         if resume and step == 0:
             progress.message(f"{out} has no checkpoint yet: beginning again from step 0")

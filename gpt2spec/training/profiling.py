@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpt2spec.backend import Backend
 from gpt2spec.errors import ConfigError
-from gpt2spec.files import make_folder
+from gpt2spec.files import make_folder, storage_errors
 
 FOLDER = "profile"
 WARM = 2
@@ -26,16 +26,18 @@ class ProfiledUpdates:
     def before(self, update: int) -> None:
         """Begin, if this is the first one."""
         if update == self._first and self._last:
-            self._stack.enter_context(self._backend.profile(make_folder(self._folder)))
+            with storage_errors(make_folder(self._folder)):
+                self._stack.enter_context(self._backend.profile(self._folder))
 
     def after(self, update: int) -> Path | None:
         """End, if this was the last one: where the trace is."""
         if update != self._last:
             return None
         self._backend.synchronize()
-        self._stack.close()
+        self.close()
         return self._folder
 
     def close(self) -> None:
         """End, if the run did before it was time to."""
-        self._stack.close()
+        with storage_errors(self._folder):
+            self._stack.close()

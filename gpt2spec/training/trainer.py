@@ -6,7 +6,7 @@ Nothing waits for the device but the moments when figures are shown: losses stay
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ class Trainer:
                 self.profiled.before(self.step)
                 self.state, record = updates.run(self.state, self.step)
                 self.pending.append(record)
-                if folder := self.profiled.after(self.step):
+                with self._telling_what_is_saved():
+                    folder = self.profiled.after(self.step)
+                if folder is not None:
                     self.progress.message(f"the trace is in {folder}")
                 self.between_steps()
             if self.step > self.saved:  # interrupted, or early
@@ -131,11 +133,11 @@ class Trainer:
         scored = bool(self.due())
         if validate or save or sampled or scored or time.perf_counter() - self.shown >= SHOW_EVERY:
             self.show(validate)
+        if sampled:  # before the save: a run that goes on from this step takes it for done
+            self.write_sample()
         if save or (validate and settings.keep_best and self.history.best() == self.step):
             self.save()
-        if sampled:
-            self.write_sample()
-        self.score()  # after the save: it may take long
+        self.score()  # after the save: it may take long, and what is missing is known
         if validate or save or sampled or scored:
             self.shown = time.perf_counter()  # none of them counts as training time
 
@@ -259,9 +261,9 @@ class Trainer:
             )
         with self._telling_what_is_saved():
             add_record(self.out / TASKS, {"step": self.step, "limit": self.settings.task_limit, **result_json(result)})
-        if self.board is not None:
-            values = finite({f"{result.task}/{score.name}": score.value for score in result.scores})
-            self.board.write({"step": self.step, **values})
+            if self.board is not None:
+                values = finite({f"{result.task}/{score.name}": score.value for score in result.scores})
+                self.board.write({"step": self.step, **values})
 
     def _at_rest(self, speed: float, validate: bool) -> dict[str, Any]:
         """What is measured only when the device has been waited for."""
@@ -281,8 +283,8 @@ class Trainer:
     def _write(self, line: dict[str, Any]) -> None:
         with self._telling_what_is_saved():
             self.log.write(line)
-        if self.board is not None:
-            self.board.write(line)
+            if self.board is not None:
+                self.board.write(line)
         self.progress.step(line)
 
     def _check_ordinary(self, line: dict[str, Any]) -> None:
@@ -310,15 +312,19 @@ class Trainer:
         try:
             yield
         finally:
-            self.profiled.close()
             with self._telling_what_is_saved():
-                self.background.wait()
+                try:
+                    self.background.wait()
+                finally:
+                    self.profiled.close()
 
     @contextmanager
     def _telling_what_is_saved(self) -> Iterator[None]:
         try:
             yield
         except StorageError as error:
+            with suppress(StorageError):
+                self.background.wait()  # that is saved then
             advice = f"Make room, then continue with: {how_to_resume(self.out)}"
             raise StorageError(f"{error}; {self._what_is_saved()}. {advice}") from error
 
