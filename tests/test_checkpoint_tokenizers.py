@@ -245,6 +245,12 @@ def test_training_goes_on_with_the_tokenizer_of_the_first_weights(
         begun = ("train", tmp_path / "a.txt", "--init-from", tmp_path / more[0], *more[1:])
         assert command(*begun, "--out", tmp_path / f"out{number}", *TINY)[0] == 0
         assert tokenizer_of(open_checkpoint(tmp_path / f"out{number}")).id == mine.id
+    begun = ("train", tmp_path / "a.txt", "--init-from", tmp_path / "x.bin")  # for which bytes would be small enough
+    code, _, err = command(*begun, "--out", tmp_path / "out", *TINY)
+    assert code == 2 and "300 tokens: name it with --tokenizer" in err and not (tmp_path / "out").exists()
+    assert command("data", "prepare", tmp_path / "a.txt", "--tokenizer", folder, "--out", tmp_path / "prepared")[0] == 0
+    begun = ("train", tmp_path / "prepared", "--init-from", tmp_path / "x.bin")  # which says it
+    assert command(*begun, "--out", tmp_path / "out3", *TINY)[0] == 0
     begun = ("train", tmp_path / "a.txt", "--init-from", tmp_path / "x.pt", "--tokenizer", "bytes")
     code, _, err = command(*begun, "--out", tmp_path / "out", *TINY)
     assert code == 2 and "x.pt in bpe-" in err
@@ -278,3 +284,15 @@ def test_a_fine_tuned_model_with_a_token_more_reads_gpt2_s(tmp_path: Path) -> No
     theirs.save_pretrained(tmp_path / "hf")
     ours = tokenizer_of(open_checkpoint(tmp_path / "hf"))
     assert ours.id == gpt2_tokenizer().id and theirs(PROSE)["input_ids"] == ours.encode(PROSE)
+
+
+def test_a_sample_of_a_model_with_more_ids_than_its_tokenizer_can_be_read(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(PROSE)
+    sizes = ("--preset", "test", "--set", "model.vocab_size=4000", "--sample-every", 1, "--sample-tokens", 8)
+    code, out, _ = command("train", "a.txt", "--tokenizer", "bytes", *sizes, "--steps", 1, "--out", "run", "--quiet")
+    assert code == 0 and "\ufffd" in out
+    assert "\ufffd" in json.loads((tmp_path / "run" / "samples.jsonl").read_text())["text"]

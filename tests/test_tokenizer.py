@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpt2spec.errors import InputError
-from gpt2spec.tokenizer import StreamDecoder, gpt2_tokenizer, last_boundary, split_safely
+from gpt2spec.tokenizer import StreamDecoder, gpt2_tokenizer, last_boundary, split_safely, text_of
 from gpt2spec.tokenizer.pieces import LONG_RUN, WHITE_SPACE, split_long_runs
 from gpt2spec.tokenizer.vocabulary import encoder_mapping
 
@@ -104,6 +104,12 @@ def test_a_stream_holds_a_character_back_until_it_is_whole() -> None:
     assert [decoder.feed(token) for token in TOKENIZER.encode("a 🦙!")] == ["a", " ", "", "🦙", "!"]
     assert (decoder.feed(99), decoder.feed(12520), decoder.finish()) == ("\ufffd", " ", "\ufffd")
     assert decoder.feed(64) == "a", "finish leaves nothing behind"
+
+
+def test_ids_that_only_the_model_has_are_shown_as_replaced() -> None:
+    assert text_of(TOKENIZER, [64, 50257, 12520, 50300, 65]) == "a\ufffd \ufffd\ufffdb"
+    with pytest.raises(InputError, match="there is no token -1"):
+        text_of(TOKENIZER, [-1])
 
 
 @pytest.mark.parametrize("token", [50257, -1, 2**70])

@@ -260,8 +260,10 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 
 def show_outcome(outcome: Any, out: Path) -> None:
     """The sample, the yardstick, and what to do next."""
+    from gpt2spec.tokenizer import text_of
+
     if outcome.sample is not None and outcome.tokenizer is not None:
-        prompt, continuation = (outcome.tokenizer.decode(tokens) for tokens in outcome.sample)
+        prompt, continuation = (text_of(outcome.tokenizer, tokens) for tokens in outcome.sample)
         print(f"\nA sample, after {prompt!r}:\n{continuation}\n")
     if outcome.val_loss is not None:
         entropy = outcome.dataset.unigram_entropy

@@ -90,6 +90,11 @@ class Dataset:
             checksum.verify(progress)
 
 
+def is_text(source: Path | None) -> bool:
+    """Whether `open_dataset` takes what is at `source` for text, which it encodes, rather than for tokens."""
+    return source is None or not (is_prepared(source) or find_token_files(source))
+
+
 def open_dataset(
     source: Path | None = None,
     *,

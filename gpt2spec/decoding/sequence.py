@@ -79,7 +79,6 @@ class NewText:
     """The text of new tokens up to any stop string, as far as it is final. Without a tokenizer there is none."""
 
     def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
         self._decoder = None if tokenizer is None else StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
 
@@ -90,19 +89,12 @@ class NewText:
 
     def feed(self, token: int) -> str:
         """What is final with one more token."""
-        return self._stops.feed(self._decoded(token))
+        return "" if self._decoder is None else self._stops.feed(self._decoder.feed(token))
 
     def finish(self) -> str:
         """What was still held back: no more tokens are to come."""
         rest = "" if self._decoder is None else self._stops.feed(self._decoder.finish())
         return rest + self._stops.finish()
-
-    def _decoded(self, token: int) -> str:
-        if self._decoder is None or self._tokenizer is None:
-            return ""
-        if token >= self._tokenizer.vocab_size:  # a model may have more ids than its tokenizer, for speed
-            return self._decoder.finish() + "\ufffd"
-        return self._decoder.feed(token)
 
 
 class GrowingText:

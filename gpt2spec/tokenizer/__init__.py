@@ -18,7 +18,7 @@ from gpt2spec.tokenizer.saved import (
     recorded_tokenizer,
     write_tokenizer,
 )
-from gpt2spec.tokenizer.streaming import StreamDecoder
+from gpt2spec.tokenizer.streaming import StreamDecoder, text_of
 from gpt2spec.tokenizer.training import train_tokenizer
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "read_tokenizer",
     "recorded_tokenizer",
     "split_safely",
+    "text_of",
     "tokenizer_named",
     "train_tokenizer",
     "write_tokenizer",

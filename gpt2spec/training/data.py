@@ -8,8 +8,8 @@ from typing import Any
 from gpt2spec.backend import Backend
 from gpt2spec.byte_progress import ByteProgress
 from gpt2spec.config import VOCAB_SIZE
-from gpt2spec.data.dataset import Dataset, open_dataset
-from gpt2spec.data.mixed_dataset import open_mixture
+from gpt2spec.data.dataset import Dataset, is_text, open_dataset
+from gpt2spec.data.mixed_dataset import open_mixture, path_and_weight
 from gpt2spec.data.token_files import Vocabulary
 from gpt2spec.tokenizer import UNKNOWN, Tokenizer
 from gpt2spec.training.settings import RunSettings
@@ -44,6 +44,13 @@ def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
             with backend.together():
                 for checksum in checksums[first : first + ranks][rank : rank + 1]:
                     checksum.verify(progress.add)
+
+
+def has_text(settings: RunSettings) -> bool:
+    """Whether any of a run's data is raw text."""
+    if isinstance(settings.data, list):
+        return any(is_text(path_and_weight(each)[0]) for each in settings.data)
+    return is_text(None if settings.data is None else Path(settings.data))
 
 
 def vocabulary(settings: RunSettings, tokenizer: Tokenizer) -> Vocabulary | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gpt2spec.checkpoints.reader import CheckpointReader
-from gpt2spec.checkpoints.tokenizers import record_of
+from gpt2spec.checkpoints.tokenizers import tokenizer_of
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import ConfigError
 from gpt2spec.files import atomic_folder
@@ -17,6 +17,7 @@ from gpt2spec.tokenizer import (
     write_tokenizer,
 )
 from gpt2spec.tokenizer.saved import FOLDER, MERGES
+from gpt2spec.training.data import has_text
 from gpt2spec.training.settings import RunSettings
 
 
@@ -24,9 +25,8 @@ def encoding_tokenizer(settings: RunSettings, run: Path | None, initial: Checkpo
     """Who encodes raw text: a resumed run's own where it has one; or that in the settings, or of the first weights."""
     if run is not None and (run / FOLDER / MERGES).is_file():
         return read_tokenizer(run / FOLDER)
-    record = None if settings.tokenizer is not None or initial is None else record_of(initial)
-    if record is not None and record.tokenizer is not None:
-        return record.tokenizer
+    if settings.tokenizer is None and initial is not None and has_text(settings):
+        return tokenizer_of(initial)
     return find_tokenizer(settings.tokenizer_name())
 
 

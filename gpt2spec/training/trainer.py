@@ -22,7 +22,7 @@ from gpt2spec.errors import GPT2SpecError, StorageError
 from gpt2spec.placement import OnDevice
 from gpt2spec.tasks.evaluate import Model, Questions, Result
 from gpt2spec.tasks.report import figure, finite, result_json
-from gpt2spec.tokenizer import Tokenizer
+from gpt2spec.tokenizer import Tokenizer, text_of
 from gpt2spec.training.background import Background
 from gpt2spec.training.evaluation import sample, validation_loss
 from gpt2spec.training.history import MOST_SKIPS, History
@@ -228,7 +228,7 @@ class Trainer:
     def write_sample(self) -> None:
         """Show a sample, and add it to the run's."""
         assert self.tokenizer is not None  # checked before the run began
-        prompt, text = map(self.tokenizer.decode, self.sample())
+        prompt, text = (text_of(self.tokenizer, tokens) for tokens in self.sample())
         if self.backend.rank > 0:
             return
         self.progress.message(f"step {self.step:>6}  sample: {text!r}")
