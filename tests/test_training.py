@@ -380,7 +380,8 @@ def test_what_does_not_go_with_given_weights_is_refused(command: Any, tmp_path: 
     for arguments, message in (
         (["--set", "model.n_layer=2"], "model.n_layer is 2, but 1 in"),
         (["--preset", "test"], "--init-from brings its own model: leave out --preset"),
-        ([], "in gpt2-0123456789abcdef"),
+        ([], "the tokenizer 'gpt2-0123456789abcdef' is none of gpt2, bytes"),
+        (["--tokenizer", "bytes"], "in gpt2-0123456789abcdef"),
     ):
         ran = command("--init-from", tmp_path / "first", *FINE_TUNING, *arguments, check=False, small=False)
         assert ran.returncode == 2 and message in ran.stderr, ran.stderr
