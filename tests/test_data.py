@@ -8,6 +8,7 @@ import pydoc_data.topics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -365,22 +366,31 @@ def test_a_manifest_that_cannot_be_used_is_refused(corpus: Path, tmp_path: Path)
     prepare([corpus], out)
     path = out / "manifest.json"
     contents = json.loads(path.read_text())
+    contents.pop("sha256")
+
+    def summed(contents: dict[str, Any]) -> str:
+        return json.dumps(contents | {"sha256": hashlib.sha256(json.dumps(contents).encode()).hexdigest()})
 
     def refused(text: str, reason: str) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=reason):
             open_dataset(out)
 
+    path.write_text(summed(contents))
+    open_dataset(out)
+
     refused("{", "damaged")
     refused("[]", "not written by")
     refused(json.dumps(contents | {"format": "else"}), "not written by")
     for version in (1, 9):
         refused(
-            json.dumps(contents | {"version": version}), f"version {version}, but 2 was expected: prepare the folder"
+            json.dumps(contents | {"version": version}), f"version {version}, but 3 was expected: prepare the folder"
         )
-    refused(json.dumps({key: contents[key] for key in contents if key != "splits"}), "damaged .*splits")
+    refused(json.dumps(contents), "does not match its sha256")
+    refused(summed(contents).replace('"seed": 0', '"seed": 1'), "damaged, or was edited")
+    refused(summed({key: contents[key] for key in contents if key != "splits"}), "damaged .*splits")
     contents["splits"]["train"]["shards"][0]["file"] = "../secret.bin"
-    refused(json.dumps(contents), "is no file name")
+    refused(summed(contents), "is no file name")
     path.unlink()
     with pytest.raises(DataError, match=r"was not prepared: it has no manifest\.json"):
         open_prepared(out)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from kills import KILLS, timed, victims
 
-from gpt2spec.data import PrepareOptions, journal, open_dataset, open_prepared, prepare
+from gpt2spec.data import PrepareOptions, journal, open_dataset, open_prepared, prepare, read_manifest
 from gpt2spec.errors import DataError, StorageError
 from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer, parallel
 
@@ -254,11 +254,11 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_flipped_byte_anywhere_is_found(corpus: Path, tmp_path: Path) -> None:
-    """In a shard by `verify`, at the latest; in the manifest where it changes what the manifest says of the tokens."""
+    """In a shard by `verify`, at the latest; in the manifest, unless it is white space, when that is read."""
     out = tmp_path / "out"
     prepare([corpus], out, OPTIONS)
     good, choose = contents(out), random.Random(0)
-    expected = [token for shard in open_prepared(out).train.shards for token in shard.tolist()]
+    manifest = read_manifest(out)
     for name in ("train_000001.bin", "val_000000.bin"):
         for place in [*range(12), *(choose.randrange(len(good[name])) for _ in range(60))]:
             flipped = bytes([good[name][place] ^ (1 << choose.randrange(8))])
@@ -272,11 +272,10 @@ def test_a_flipped_byte_anywhere_is_found(corpus: Path, tmp_path: Path) -> None:
             good["manifest.json"][:place] + flipped + good["manifest.json"][place + 1 :]
         )
         try:
-            dataset = open_dataset(out)
-            dataset.verify()
+            found = read_manifest(out)
         except DataError:
             continue
-        assert [token for shard in dataset.train.shards for token in shard.tolist()] == expected
+        assert found == manifest
 
 
 def test_a_shard_cut_off_anywhere_is_found_when_it_is_opened(corpus: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from gpt2spec.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = "gpt2spec dataset"
-VERSION = 2
+VERSION = 3
+CHECKSUM = "sha256"
+"""The last of a manifest's fields, a hash of all others."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Manifest:
         }
         sources = fields.pop("sources")
         contents = {"format": FORMAT, "version": VERSION, **fields, "splits": splits, "sources": sources}
-        return json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps({**contents, CHECKSUM: _digest(contents)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def is_prepared(folder: Path) -> bool:
@@ -134,6 +137,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} has version {contents.get('version')!r}, but {VERSION} was expected: prepare the folder again, or "
             "use the gpt2spec that made it"
         )
+    if contents.pop(CHECKSUM, None) != _digest(contents):
+        raise DataError(f"{path} is damaged, or was edited: it does not match its {CHECKSUM}; prepare the folder again")
     try:
         return Manifest(
             tokenizer=str(contents["tokenizer"]),
@@ -152,6 +157,11 @@ def read_manifest(folder: Path) -> Manifest:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); prepare the folder again") from None
+
+
+def _digest(contents: dict[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of what a manifest says, however it is laid out."""
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def _shard_entry(row: dict[str, Any]) -> ShardEntry:
