@@ -16,11 +16,11 @@ import pytest
 
 from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps
 from gpt2spec.cli.main import main
-from gpt2spec.errors import CheckpointError, StorageError
+from gpt2spec.errors import CheckpointError, DataError, StorageError
 from gpt2spec.tokenizer import train_tokenizer, write_tokenizer
 from gpt2spec.training import loop, trainer
 from gpt2spec.training.loop import train
-from gpt2spec.training.run_directory import locked_run, read_metrics
+from gpt2spec.training.run_directory import locked_run, open_run, read_metrics
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.tensorboard import TensorBoardLog
 
@@ -37,8 +37,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def settings(corpus: Path, **changes: Any) -> RunSettings:
-    values: dict[str, Any] = {"steps": 6, "eval_every": 6, "checkpoint_every": 2, "sample_tokens": 0}
-    return RunSettings(data=str(corpus), preset="test", context=16, batch_size=2, **(values | changes))
+    values: dict[str, Any] = {"data": str(corpus), "eval_every": 6, "checkpoint_every": 2, "sample_tokens": 0}
+    return RunSettings(**({"steps": 6, "preset": "test", "context": 16, "batch_size": 2} | values | changes))
 
 
 def sums(run: Path) -> list[str]:
@@ -144,6 +144,22 @@ def test_a_new_run_that_was_killed_before_it_had_settings_begins_again_with_othe
     (run / "metrics.jsonl").unlink()
     train(settings(corpus, tokenizer=str(tmp_path / "1")), run, quiet=True)
     assert (run / "tokenizer" / "merges.txt").read_bytes() == tokenizers[1].merges
+
+
+def test_a_run_whose_data_has_moved_asks_for_it(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    data = [shutil.copy(corpus, tmp_path / "a" / name) for name in ("squares.txt", "others.txt")]
+    for name, chosen in (("one", str(data[0])), ("several", [f"{data[0]}:1", f"{data[1]}:2"])):
+        train(settings(corpus, data=chosen), tmp_path / name, quiet=True)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = [str(path).replace("/a/", "/b/") for path in data]
+    for name, chosen in (("one", moved[0]), ("several", [f"{moved[0]}:1", f"{moved[1]}:2"])):
+        again = ["train", "--resume", "--out", str(tmp_path / name), "--steps", "8", "--quiet"]
+        with pytest.raises(DataError, match=r"is not in .*/a/squares\.txt any more; .* gpt2spec train DATA --out .*"):
+            before, _ = open_run(tmp_path / name)
+            train(before, tmp_path / name, resume=True, quiet=True)
+        assert main([*again, *([chosen] if name == "one" else chosen)]) == 0
+        assert main([*again[:5], "10", "--quiet"]) == 0  # it remembers
 
 
 # ------------------------------------------------------------------ two processes

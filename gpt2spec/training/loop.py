@@ -19,7 +19,13 @@ from gpt2spec.training.data import open_data, verify_data
 from gpt2spec.training.history import History
 from gpt2spec.training.profiling import ProfiledUpdates
 from gpt2spec.training.progress import Progress
-from gpt2spec.training.resume import check_same_data, discard_after, fresh_state, restored_state
+from gpt2spec.training.resume import (
+    check_data_is_there,
+    check_same_data,
+    discard_after,
+    fresh_state,
+    restored_state,
+)
 from gpt2spec.training.run_directory import (
     CONFIG,
     MetricsLog,
@@ -96,6 +102,8 @@ def train(
     backend = backend_of(settings)
     first, quiet = backend.rank == 0, quiet or backend.rank > 0
     with in_turn(backend):  # the first process encodes a raw text, the others find it encoded
+        if resume:
+            check_data_is_there(out, settings.data)
         dataset = open_data(settings, encoding, progress=not quiet)
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()

@@ -20,7 +20,8 @@ from gpt2spec.checkpoints.opening import load_checkpoint
 from gpt2spec.checkpoints.parts import can_load_parts, load_from_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
-from gpt2spec.errors import CheckpointError
+from gpt2spec.data.mixed_dataset import path_and_weight
+from gpt2spec.errors import CheckpointError, DataError
 from gpt2spec.optimizer import initial_state
 from gpt2spec.parameters import initial_parameters
 from gpt2spec.training.settings import same_shape
@@ -90,6 +91,17 @@ def check_same_data(run: Path, data: dict[str, Any], dataset: Dataset) -> None:
             f"{run} was trained on {data['name']} ({data['fingerprint'][:12]}), not on {dataset.name} "
             f"({dataset.fingerprint[:12]}): a resumed run needs the same data"
         )
+
+
+def check_data_is_there(run: Path, data: Any) -> None:
+    """Raise where the data of a run, one path or several with weights, is no longer where it was."""
+    parts = [path_and_weight(each)[0] for each in data] if isinstance(data, list) else [Path(data)] if data else []
+    for path in parts:
+        if not path.exists():
+            raise DataError(
+                f"the data of {run} is not in {path} any more; where it has moved, say so: gpt2spec train DATA --out "
+                f"{shlex.quote(str(run))} --resume"
+            )
 
 
 def how_to_resume(run: Path, step: int | None = None) -> str:

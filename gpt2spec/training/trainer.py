@@ -325,7 +325,7 @@ class Trainer:
         except StorageError as error:
             with suppress(StorageError):
                 self.background.wait()  # that is saved then
-            advice = f"Make room, then continue with: {how_to_resume(self.out)}"
+            advice = f"Put that right, then continue with: {how_to_resume(self.out)}"
             raise StorageError(f"{error}; {self._what_is_saved()}. {advice}") from error
 
     def _what_is_saved(self) -> str:
