@@ -2,8 +2,7 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from kills import KILLS, victims
 
 import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
@@ -171,25 +171,19 @@ def test_replacing_a_checkpoint_fails_without_losing_the_old_one(tmp_path: Path)
     verify_checkpoint(folder)
 
 
+def save_again_and_again(run: str) -> None:
+    for step in range(1, 10_000):
+        save(Path(run), step)
+
+
 def test_a_save_killed_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_checkpoints as t\n"
-        "print('ready', flush=True)\n"
-        "for step in range(1, 10_000): t.save(Path(sys.argv[1]), step)"
-    )
-    for delay in (0.001, 0.02, 0.05, 0.11, 0.17):
-        run = tmp_path / str(delay)
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(run), str(Path(__file__).parent)], stdout=subprocess.PIPE
-        )
-        with process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(delay)
-            process.kill()
-        for step in checkpoint_steps(run):
-            verify_checkpoint(checkpoint_folder(run, step))
+    with victims(tmp_path, "test_checkpoints") as processes:
+        for i, moment in enumerate(np.random.default_rng(0).uniform(0.0, 0.2, KILLS)):
+            run = tmp_path / str(i)
+            code = processes.run("test_checkpoints", "save_again_and_again", run, until=float(moment))
+            assert code == -signal.SIGKILL, processes.errors
+            for step in checkpoint_steps(run):
+                verify_checkpoint(checkpoint_folder(run, step))
 
 
 def test_atomic_writes_replace_whole_files_or_nothing(tmp_path: Path) -> None:
