@@ -146,6 +146,17 @@ def test_a_new_run_that_was_killed_before_it_had_settings_begins_again_with_othe
     assert (run / "tokenizer" / "merges.txt").read_bytes() == tokenizers[1].merges
 
 
+def test_a_run_without_a_checkpoint_says_that_it_has_none_yet(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(settings(corpus), tmp_path / "run", quiet=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert main(["generate", "--checkpoint", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == (
+        f"gpt2spec: error: {tmp_path / 'run'} holds no checkpoint yet: the run has not come to its first one\n"
+    )
+
+
 def test_a_run_whose_data_has_moved_asks_for_it(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     data = [shutil.copy(corpus, tmp_path / "a" / name) for name in ("squares.txt", "others.txt")]

@@ -67,6 +67,8 @@ def earlier_step(run: Path, step: int | None = None) -> int | None:
 def _open(path: Path, step: int | None) -> CheckpointReader:
     if path.is_dir() and not is_checkpoint_folder(path):
         if not checkpoint_steps(path):
+            if (path / "config.toml").is_file():
+                raise CheckpointError(f"{path} holds no checkpoint yet: the run has not come to its first one")
             raise CheckpointError(f"{path} holds no checkpoint that can be read: {FORMATS} can be")
         return open_native(checkpoint_folder(path, chosen_step(path, step)))
     if step is not None:
