@@ -86,37 +86,39 @@ def publish_folder(temporary: Path, path: Path, replace: bool = False) -> None:
     With `replace`, a folder that has the name already loses it in the same instant, and is removed then.
     """
     with storage_errors(path):
+        permissions = temporary.stat().st_mode & 0o666  # what new files have; some writers make private ones
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
-                file.chmod(0o666 & ~_umask())  # some writers make private files
-                with file.open("rb") as opened:
+                file.chmod(permissions)
+                with file.open("r+b") as opened:  # Windows syncs only what could be written
                     os.fsync(opened.fileno())
             elif file.is_dir():
                 sync_folder(file)
         sync_folder(temporary)
+        old = path.with_name(f".{path.name}.old.tmp")
         if replace and path.is_dir():
-            old = path.with_name(f".{path.name}.old.tmp")
             shutil.rmtree(old, ignore_errors=True)
-            temporary.rename(old)  # under its former name somebody may look for it who goes on with what is unfinished
+            temporary.rename(old)  # the old folder must not get a name under which unfinished work is gone on with
             exchange(old, path)
-            sync_folder(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
-            return
-        temporary.rename(path)
+        else:
+            temporary.rename(path)
         sync_folder(path.parent)
+        for former in (old, _aside(path)):
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def exchange(one: Path, other: Path) -> None:
     """Let two folders swap their names: at once where system and file system can, otherwise one after the other."""
     try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        renameat2 = ctypes.CDLL(None).renameat2
     except (OSError, TypeError, AttributeError):  # only Linux has it
         swapped = False
     else:
-        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-        swapped = renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+        here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        swapped = renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
     if not swapped:
-        aside = other.with_name(f".{other.name}.aside.tmp")
+        aside = _aside(other)
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed meanwhile
         other.rename(aside)
         one.rename(other)
         aside.rename(one)
@@ -176,6 +178,11 @@ class HashedFile:
         self.sha256.update(data)
 
 
+def _aside(path: Path) -> Path:
+    """Where a folder stands for a moment that is replaced in two steps."""
+    return path.with_name(f".{path.name}.aside.tmp")
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -199,10 +206,3 @@ def _temporary(path: Path) -> Iterator[Path]:
         raise
     finally:
         _unfinished.discard(temporary)
-
-
-def _umask() -> int:
-    """The permissions new files are to lack; there is no way to read it but to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -240,6 +240,27 @@ def test_a_folder_is_replaced_only_when_the_new_one_is_on_the_disk(
     assert [path.name for path in tmp_path.iterdir()] == ["target"] and seen[-1] == "new"
 
 
+@pytest.mark.parametrize("names", [(".target.aside.tmp", "target"), (".target.aside.tmp",)], ids=" and ".join)
+def test_a_folder_is_written_where_one_was_left_between_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    """A process that was killed while it exchanged two folders, one after the other, leaves the old one aside."""
+    monkeypatch.setattr("ctypes.CDLL", lambda *args, **options: None)
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("old")
+    with atomic_folder(tmp_path / "target", replace=True) as folder:
+        (folder / "a").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (tmp_path / "target" / "a").read_text() == "new"
+
+
+def test_files_of_a_folder_have_the_permissions_of_new_ones(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "private").touch(0o600)
+    assert (tmp_path / "folder" / "private").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
 def test_what_a_killed_process_left_is_removed_by_the_next_and_what_is_being_written_is_not(tmp_path: Path) -> None:
     (tmp_path / ".target.0123abcd.tmp").mkdir()
     (tmp_path / ".target.0123abcd.tmp" / "model").write_text("half")
