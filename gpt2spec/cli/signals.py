@@ -11,11 +11,11 @@ ENDS = {
     for name, reason in (("SIGTERM", "terminated"), ("SIGHUP", "the terminal was closed"))
     if hasattr(signal, name)
 }
-"""Signals, and what they say."""
+"""Signals, and the last line of a command that they end."""
 
 
 def end(number: int, frame: Any) -> None:
-    """Clean up, and die of a signal: an exception might be lost on its way, in code that tries what it may import."""
+    """Clean up, and die of a signal. An exception could be swallowed: some code catches whatever an import raises."""
     from gpt2spec.files import remove_unfinished
 
     remove_unfinished()

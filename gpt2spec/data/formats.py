@@ -193,7 +193,7 @@ def _parquet_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
                 batch.validate(full=True)
                 number += len(batch)
                 reading.position = reading.bytes * number // file.metadata.num_rows
-                texts = batch.column(0).to_numpy(zero_copy_only=False).tolist()  # sooner than `to_pylist`
+                texts = batch.column(0).to_numpy(zero_copy_only=False).tolist()  # faster than `to_pylist`
                 yield from ((True, text or "") for text in texts)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {label} as Parquet: {error}") from None

@@ -18,7 +18,7 @@ from gpt2spec.tokenizer.vocabulary import END_OF_TEXT, encoder_mapping
 CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 """Tokenizers of `transformers` that read GPT-2's two files, or whatever a `tokenizer.json` says."""
 
-# setting -> what GPT-2 has; where a setting is absent, it is the first of these, but add_prefix_space is on
+# setting -> what GPT-2 has; one that is absent counts as the first of these, unless it is `_NEEDED`
 _FIXED: dict[str, tuple[object, ...]] = {
     "model.type": ("BPE",),
     "normalizer": (None,),
@@ -32,7 +32,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "model.byte_fallback": (False,),
     "model.ignore_merges": (False,),
 }
-_NEEDED = ("pre_tokenizer.type", "pre_tokenizer.add_prefix_space")
+_NEEDED = ("pre_tokenizer.type", "pre_tokenizer.add_prefix_space")  # absent, texts are not cut, or get a space
 
 
 class Described(NamedTuple):
