@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from gpt2spec.unseen import unseen
+
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BEFORE_BAR = 0.5
 """What is done sooner shows nothing."""
@@ -37,16 +39,19 @@ class ByteProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar is not None:
-            self.bar.close()
+            with unseen():
+                self.bar.close()
 
     def add(self, count: int) -> None:
         """Note that so many more bytes are done."""
         self.done += count
         if self.bar is not None:
-            self.bar.update(count)
+            with unseen():
+                self.bar.update(count)
         elif not self.quiet and time.monotonic() >= self.last_line + SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+            with unseen():
+                print(self._line(), file=sys.stderr, flush=True)
 
     def reach(self, done: int) -> None:
         """Note how many bytes are done in all."""

@@ -1,7 +1,11 @@
 """Data is compared with its checksums before anything is trained on it, whatever its size."""
 
+import errno
+import os
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +103,17 @@ def test_progress_counts_every_byte(folder: Path, capsys: pytest.CaptureFixture[
         assert sha256_of_file(shard, progress.add) == sha256_of_file(shard)
     assert progress.done == shard.stat().st_size
     assert capsys.readouterr().err == "verifying  0/0 MB  0 MB/s  ETA 00:00\n"
+
+
+def test_progress_on_a_full_disk_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: False, write=fail, flush=fail))
+    with ByteProgress("verifying", 2) as progress:
+        progress.last_line = time.monotonic() - 11
+        progress.add(1)
+    assert progress.done == 1
 
 
 def test_processes_share_the_shards_and_damage_ends_all(folder: Path, tmp_path: Path) -> None:

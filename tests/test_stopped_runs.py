@@ -382,4 +382,4 @@ def test_a_full_disk_under_a_frameworks_own_files_is_one_line(
     assert main(["backends"]) == 2
     found = capsys.readouterr().err
     assert found.startswith("gpt2spec: error: ") and found.count("\n") == 1
-    assert "No space left on device, says builtins" in found or "cannot write /x/y: Read-only" in found
+    assert "No space left on device for what a framework writes" in found or "cannot write /x/y: Read-only" in found

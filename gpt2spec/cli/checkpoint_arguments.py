@@ -26,12 +26,12 @@ def add_step_argument(parser: Any) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
 
 
-def add_tokenizer_argument(parser: Any) -> None:
-    """Declare `--tokenizer`, for commands that need text."""
+def add_tokenizer_argument(parser: Any, whose: str = "of a checkpoint that does not say its tokenizer") -> None:
+    """Declare `--tokenizer`, for commands that need text; the help says `whose` it is."""
     parser.add_argument(
         "--tokenizer",
         metavar="NAME|DIR",
-        help="gpt2, bytes, or a folder with one: of a checkpoint that does not say its tokenizer",
+        help=f"gpt2, bytes, or a folder with one: {whose}",
     )
 
 

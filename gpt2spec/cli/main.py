@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         tell(
-            f"error: {os.strerror(errno.ENOSPC)}, says {type(error).__module__.partition('.')[0]}; its files are in "
-            "the folders for temporary files and caches, which TMPDIR and XDG_CACHE_HOME can name"
+            f"error: {os.strerror(errno.ENOSPC)} for what a framework writes to the folders for temporary files and "
+            "caches; TMPDIR and XDG_CACHE_HOME can name others"
         )
         return 2
 

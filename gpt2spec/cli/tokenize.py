@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--decode", type=int, nargs="+", metavar="ID", help="show the text of these token ids instead")
     whose = parser.add_argument_group("whose tokens", "GPT-2's, unless one of these is given.")
-    add_tokenizer_argument(whose)
+    add_tokenizer_argument(whose, "by itself, or of a checkpoint that does not say its tokenizer")
     add_checkpoint_arguments(whose)
     parser.add_argument(
         "--special", action="store_true", help="read <|endoftext|> in the text as the special token, not as text"

@@ -1,13 +1,13 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
 
-import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+from gpt2spec.unseen import unseen
 
 
 class Progress:
@@ -24,7 +24,7 @@ class Progress:
     def step(self, record: dict[str, Any]) -> None:
         """Show the newest step."""
         if self.bar is not None:
-            with _unseen():
+            with unseen():
                 self.bar.set_postfix_str(_figures(record), refresh=False)
                 self.bar.update(record["step"] - self.done)
         elif not self.quiet and (time.monotonic() >= self.next_line or record["step"] == self.steps):
@@ -36,7 +36,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Show a line that stays."""
         if self.bar is not None:
-            with _unseen():
+            with unseen():
                 self.bar.write(text, file=sys.stderr)
         elif not self.quiet:
             self._print(text)
@@ -44,7 +44,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Show what will soon be out of date: in the bar, or as a line now and then."""
         if self.bar is not None:
-            with _unseen():
+            with unseen():
                 self.bar.set_postfix_str(text)
         elif not self.quiet and time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + 10.0
@@ -53,7 +53,7 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:
-            with _unseen():
+            with unseen():
                 self.bar.close()
 
     def _eta(self, step: int) -> str:
@@ -63,22 +63,8 @@ class Progress:
         return f"  ETA {_duration(seconds)}"
 
     def _print(self, text: str) -> None:
-        with _unseen():
+        with unseen():
             print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _unseen() -> Iterator[None]:
-    """Go on where a terminal has gone or the disk of a log is full: a run is worth more than its lines.
-
-    It ends, as all commands do, where it writes to another one that has ended.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError:
-        pass
 
 
 def _figures(record: dict[str, Any]) -> str:
