@@ -206,7 +206,10 @@ class Backend(ABC):
         return None
 
     def profile(self, folder: Path) -> AbstractContextManager[Any]:
-        """Trace what runs inside, and write it to `folder`: here Python's calls, as `pstats` reads them."""
+        """Trace what runs inside, and write it to `folder`: here Python's calls, as `pstats` reads them.
+
+        Raises `OSError` where it cannot be written.
+        """
         return profiled_calls(folder / "calls.prof")
 
     def jit_step(self, function: Callable[..., tuple[Tree, Any]]) -> Callable[..., tuple[Tree, Any]]:

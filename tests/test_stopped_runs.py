@@ -346,6 +346,13 @@ def test_a_full_disk_under_a_trace_is_told(corpus: Path, tmp_path: Path) -> None
     assert train(chosen, tmp_path / "run", resume=True, quiet=True).finished
 
 
+def test_a_trace_that_cannot_begin_is_told_with_what_is_saved(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "profile").write_text("no folder")
+    with pytest.raises(StorageError, match=r"cannot write .*profile: .*; step 2 is saved\. Put that right"):
+        train(settings(corpus), tmp_path / "run", quiet=True, profile=2)
+
+
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_a_profiler_that_cannot_write_is_told(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str

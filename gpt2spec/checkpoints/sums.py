@@ -1,7 +1,7 @@
 """`SHA256SUMS`: the hashes of a folder's files, in the form of `sha256sum`, which also checks them (`sha256sum -c`).
 
-Every folder that is written here has one, of all its other files. One that somebody else has made may name only some
-files, or such as are not there, and have the forms `sha256sum --binary` and `sha256sum --tag`.
+Every checkpoint folder that is written here has one, of all its other files. One that somebody else has made may name
+only some files, or such as are not there, and have the forms `sha256sum --binary` and `sha256sum --tag`.
 """
 
 import re

@@ -215,7 +215,7 @@ class ShardWriter:
         return self._folder / f"{self._split}_{len(self.finished):06d}.bin"
 
     def _finish(self) -> None:
-        """Complete the current shard: the header of the last one has fewer tokens than was thought."""
+        """Complete the current shard. The last one may be shorter than its header says, which is then written anew."""
         assert self._file is not None
         path, digest = self._path(), self._digest.hexdigest()
         with storage_errors(path), self._file as file:

@@ -87,7 +87,8 @@ class Trainer:
                 if self.stopping():
                     break
                 self.step += 1
-                self.profiled.before(self.step)
+                with self._telling_what_is_saved():
+                    self.profiled.before(self.step)
                 self.state, record = updates.run(self.state, self.step)
                 self.pending.append(record)
                 with self._telling_what_is_saved():
