@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,15 @@ def test_a_run_whose_data_has_moved_asks_for_it(corpus: Path, tmp_path: Path) ->
             train(before, tmp_path / name, resume=True, quiet=True)
         assert main([*again, *([chosen] if name == "one" else chosen)]) == 0
         assert main([*again[:5], "10", "--quiet"]) == 0  # it remembers
+
+
+def test_a_run_whose_data_is_a_pattern_is_resumed(corpus: Path, tmp_path: Path) -> None:
+    chosen = settings(corpus, data=str(corpus.parent / "**" / "squ*.txt"))
+    train(chosen, tmp_path / "run", quiet=True)
+    assert train(replace(chosen, steps=8), tmp_path / "run", resume=True, quiet=True).finished
+    gone = replace(chosen, data=str(tmp_path / "*.txt"))
+    with pytest.raises(DataError, match=r"is not in .*/\*\.txt any more"):
+        train(gone, tmp_path / "run", resume=True, quiet=True)
 
 
 # ------------------------------------------------------------------ two processes

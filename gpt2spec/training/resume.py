@@ -1,5 +1,6 @@
 """Going on from a checkpoint of a run."""
 
+import glob
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,10 +95,10 @@ def check_same_data(run: Path, data: dict[str, Any], dataset: Dataset) -> None:
 
 
 def check_data_is_there(run: Path, data: Any) -> None:
-    """Raise where the data of a run, one path or several with weights, is no longer where it was."""
+    """Raise where the data of a run, one path or pattern or several with weights, is no longer where it was."""
     parts = [path_and_weight(each)[0] for each in data] if isinstance(data, list) else [Path(data)] if data else []
     for path in parts:
-        if not path.exists():
+        if not path.exists() and not glob.glob(str(path), recursive=True):  # noqa: PTH207 it may be absolute
             raise DataError(
                 f"the data of {run} is not in {path} any more; where it has moved, say so: gpt2spec train DATA --out "
                 f"{shlex.quote(str(run))} --resume"
