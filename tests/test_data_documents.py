@@ -28,6 +28,8 @@ from gpt2spec.data import PrepareOptions, Tokens, corpus, open_prepared, positio
 from gpt2spec.data.corpus import Corpus
 from gpt2spec.data.duplicates import SeenTexts, text_hash
 from gpt2spec.data.formats import separated
+from gpt2spec.data.prepare import entropy_of
+from gpt2spec.data.shards import count_tokens
 from gpt2spec.data.sources import text_source
 from gpt2spec.errors import ConfigError, DataError
 from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer
@@ -355,7 +357,7 @@ def test_by_position_validation_begins_at_a_line(texts: list[str], fraction: flo
     tokens = Tokens(tuple(np.array(part, np.uint16) for part in (ids[:5], ids[5:])), tokenizer.vocab_size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(position, "_Table", TABLE)
-        cut = position.find_cut(tokens, tokenizer, fraction)
+        cut = position.find_cut(tokens, tokenizer, fraction, sum(map(len, texts)))
     after = [tokenizer.end_of_text, *tokenizer.encode(cut.after)] if cut.after else []
     train = [*ids[: cut.start], *tokenizer.encode(cut.before)]
     val = [*after, *ids[cut.stop :]]
@@ -399,7 +401,9 @@ def test_a_long_text_is_cut_where_its_text_would_be(tmp_path: Path, monkeypatch:
         assert documents(tmp_path / "out", "val") == [text[place:]]
         assert manifest.train_tokens == len(gpt2_tokenizer().encode(text[:place])) + 1
         assert manifest.val_tokens == len(gpt2_tokenizer().encode(text[place:])) + 1
-        open_prepared(tmp_path / "out").verify()
+        dataset = open_prepared(tmp_path / "out")
+        dataset.verify()
+        assert manifest.unigram_entropy == entropy_of(count_tokens(dataset.train) + count_tokens(dataset.val))
         assert {shard.tokens for shard in manifest.train[:-1]} <= {777}
 
 

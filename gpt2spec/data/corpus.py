@@ -85,6 +85,7 @@ class Corpus:
     Attributes:
         entries: what has been read, a source each, once it has been read to its end.
         text_bytes: of all documents, in UTF-8.
+        characters: of all documents.
         bad: rows that are no documents.
     """
 
@@ -100,7 +101,7 @@ class Corpus:
         Very long documents wait in a file in the folder `spool` until they are found not to be duplicates.
         """
         self.entries: list[SourceEntry] = []
-        self.text_bytes = 0
+        self.text_bytes = self.characters = 0
         self.bad = BadRows(options.skip_bad)
         self._options, self._spool = options, spool
         self._sources = [
@@ -147,30 +148,32 @@ class Corpus:
         if whole and (not beginning or beginning.isspace()):
             self._documents["blank"] += 1
             return
+        data = beginning.encode()
         if self._options.drop_duplicates:
-            texts, is_new = self._looked_up(beginning, texts)
+            texts, is_new = self._looked_up(data, texts)
             if not is_new:
                 self._documents["duplicate"] += 1
                 return
-        split = split or self._drawn(beginning[:BEGINNING])
+        split = split or self._drawn(data if whole else beginning[:BEGINNING].encode())
         self._documents[split] += 1
         begins = True
         for text in (beginning,) if whole else split_safely(_slices(itertools.chain([beginning], texts))):
-            self.text_bytes += len(text) if text.isascii() else len(text.encode())
+            self.characters += len(text)
+            self.text_bytes += len(data if whole else text.encode())
             yield begins, split, text
             begins = False
 
-    def _drawn(self, beginning: str) -> str:
-        """The split of a document: by a hash of its beginning, so that equal documents are never in both."""
+    def _drawn(self, beginning: bytes) -> str:
+        """The split of a document: by a hash of its beginning, in UTF-8, so that equal documents are never in both."""
         if self._options.val_fraction == 0:
             return "train"
-        digest = hashlib.blake2b(beginning.encode(), digest_size=8, key=self._split_key).digest()
+        digest = hashlib.blake2b(beginning, digest_size=8, key=self._split_key).digest()
         return "val" if int.from_bytes(digest, "little") < self._options.val_fraction * 2.0**64 else "train"
 
-    def _looked_up(self, beginning: str, rest: Iterator[str]) -> tuple[Iterator[str], bool]:
-        """What follows the beginning of a document, once more, and whether the document is new."""
+    def _looked_up(self, beginning: bytes, rest: Iterator[str]) -> tuple[Iterator[str], bool]:
+        """What follows the beginning of a document, in UTF-8, once more, and whether the document is new."""
         digest = text_hash()
-        digest.update(beginning.encode())
+        digest.update(beginning)
         first = next(rest, None)
         if first is None:
             return iter(()), self._seen.add(digest.digest())

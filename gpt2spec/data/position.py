@@ -32,47 +32,68 @@ class Cut(NamedTuple):
     after: str
 
 
-def cut_off_the_end(
-    folder: Path, shards: list[ShardEntry], tokenizer: Tokenizer, val_fraction: float, shard_tokens: int
-) -> tuple[ShardWriter, ShardWriter, int]:
-    """Write what becomes of some shards when validation is their end, beside them, as `head_…` and `tail_…`.
+class CutOff(NamedTuple):
+    """What becomes of some shards when validation is their end.
 
-    Returns:
-        The writer of the shards that end training, that of the validation split, and the number of shards that stay
-        as they are before the former.
+    Attributes:
+        head: the writer of the shards that end training.
+        tail: that of the validation split.
+        kept: how many shards stay as they are before the former.
+        change: how much oftener each token occurs in all of them together: [V].
     """
+
+    head: ShardWriter
+    tail: ShardWriter
+    kept: int
+    change: np.ndarray
+
+
+def cut_off_the_end(
+    folder: Path,
+    shards: list[ShardEntry],
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    characters: int,
+    shard_tokens: int,
+) -> CutOff:
+    """Write what is new beside the shards, as `head_…` and `tail_…`; see `find_cut`."""
     tokens = Tokens(tuple(read_shard(folder / shard.file) for shard in shards), tokenizer.vocab_size)
-    cut = find_cut(tokens, tokenizer, val_fraction)
+    cut = find_cut(tokens, tokenizer, val_fraction, characters)
     head, tail = (ShardWriter(folder, name, shard_tokens, tokenizer.vocab_size) for name in ("head", "tail"))
     kept = cut.start // shard_tokens
     for block in blocks_between(tokens, kept * shard_tokens, cut.start):
         head.write(block)
-    head.write(tokenizer.encode_to_numpy(cut.before).astype(np.uint16))
-    if cut.after:
-        tail.write(np.array([tokenizer.end_of_text], np.uint16))
-        tail.write(tokenizer.encode_to_numpy(cut.after).astype(np.uint16))
+    before = tokenizer.encode_to_numpy(cut.before).astype(np.uint16)
+    after = tokenizer.encode_to_numpy(cut.after).astype(np.uint16)
+    mark = np.full(1 if cut.after else 0, tokenizer.end_of_text, np.uint16)
+    head.write(before)
+    tail.write(np.concatenate([mark, after]))
     for block in blocks_between(tokens, cut.stop, len(tokens)):
         tail.write(block)
     head.close()
     tail.close()
-    return head, tail, kept
+    new, old = (
+        np.bincount(ids, minlength=tokenizer.vocab_size)
+        for ids in (np.concatenate([before, mark, after]), tokens.between(cut.start, cut.stop))
+    )
+    return CutOff(head, tail, kept, new - old)
 
 
-def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float) -> Cut:
-    """Where the validation split begins.
+def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float, characters: int) -> Cut:
+    """Where the validation split begins, in tokens of so many characters.
 
     That is after the last line break at or before the first `1 - val_fraction` of all characters; in a document
     without one, at its start, or if it is the first, after the last space before or else exactly there.
     """
-    table = _Table(tokenizer)
-    target = round((1 - val_fraction) * _characters(tokens, table, len(tokens)))
+    target = round((1 - val_fraction) * characters)
     if target == 0:
         return Cut(0, 0, "", "")
-    at = _token_of_character(tokens, table, target)
-    if at == len(tokens):
-        return Cut(at, at, "", "")
+    if target >= characters:
+        return Cut(len(tokens), len(tokens), "", "")
+    table = _Table(tokenizer)
+    at, before = _token_of_character(tokens, table, target, characters)
     stop = table.boundary_after(tokens, at)
-    after_target = _characters(tokens, table, stop) - target
+    after_target = before + int(table.characters[tokens.between(at, stop)].sum()) - target
     windows = list(_windows_before(tokens, table, stop))
     first_document = windows[-1].start <= 1
     for separator in "\n " if first_document else "\n":
@@ -140,18 +161,18 @@ def _windows_before(tokens: Tokens, table: _Table, stop: int) -> Iterator[range]
         stop = window.start
 
 
-def _characters(tokens: Tokens, table: _Table, stop: int) -> int:
-    """Characters in the first `stop` tokens."""
-    return sum(int(table.characters[block].sum()) for block in blocks_between(tokens, 0, stop))
+def _token_of_character(tokens: Tokens, table: _Table, number: int, characters: int) -> tuple[int, int]:
+    """The token in which the character with some number, from 0, begins, and how many begin before that token.
 
-
-def _token_of_character(tokens: Tokens, table: _Table, number: int) -> int:
-    """The token in which the character with some number, from 0, begins; the number of tokens if there is none."""
-    before = start = 0
-    for block in tokens.blocks():
-        characters = table.characters[block]
-        after = before + int(characters.sum())
-        if after > number:
-            return start + int(np.searchsorted(before + np.cumsum(characters), number, side="right"))
-        before, start = after, start + len(block)
-    return start
+    It is looked for from the end of the tokens, which have so many `characters`, since it is near.
+    """
+    stop, after = len(tokens), characters
+    while True:
+        start = max(0, stop - (1 << 20))
+        begun = table.characters[tokens.between(start, stop)]
+        before = after - int(begun.sum())
+        if before <= number:
+            ends = before + np.cumsum(begun)
+            at = int(np.searchsorted(ends, number, side="right"))
+            return start + at, int(ends[at] - begun[at])
+        stop, after = start, before

@@ -21,7 +21,7 @@ from gpt2spec.data.corpus import Corpus, PrepareOptions
 from gpt2spec.data.journal import JOURNAL, JOURNAL_SECONDS, Journal, is_kept, resumed, workplace
 from gpt2spec.data.manifest import MANIFEST, VERSION, Manifest, ShardEntry, is_prepared, read_manifest
 from gpt2spec.data.position import cut_off_the_end
-from gpt2spec.data.shards import MAX_VOCAB_SIZE, ShardWriter, Tokens, count_tokens, read_shard
+from gpt2spec.data.shards import MAX_VOCAB_SIZE, ShardWriter
 from gpt2spec.data.sources import Source, find_sources
 from gpt2spec.errors import ConfigError, DataError, StorageError
 from gpt2spec.files import publish_folder, storage_errors
@@ -190,9 +190,8 @@ class _Preparation:
         counts = sum(writer.counts for writer in self._writers.values())
         rule = "given" if given else "documents" if self._options.val_fraction else "none"
         if rule == "documents" and not all(shards.values()):
-            shards, rule = self._by_position(next(filter(None, shards.values()))), "position"
-            paths = [self._folder / shard.file for split in SPLITS for shard in shards[split]]
-            counts = count_tokens(Tokens(tuple(map(read_shard, paths)), self._tokenizer.vocab_size))
+            shards, change = self._by_position(next(filter(None, shards.values())))
+            rule, counts = "position", counts + change
         manifest = Manifest(
             tokenizer=self._tokenizer.id,
             vocab_size=self._tokenizer.vocab_size,
@@ -246,18 +245,21 @@ class _Preparation:
         vocab_size = self._tokenizer.vocab_size
         return {split: ShardWriter(self._folder, split, self._options.shard_tokens, vocab_size) for split in SPLITS}
 
-    def _by_position(self, shards: list[ShardEntry]) -> dict[str, list[ShardEntry]]:
-        """The shards of both splits when validation is the end of some, which are all there are."""
-        options = self._options
-        head, tail, kept = cut_off_the_end(
-            self._folder, shards, self._tokenizer, options.val_fraction, options.shard_tokens
+    def _by_position(self, shards: list[ShardEntry]) -> tuple[dict[str, list[ShardEntry]], np.ndarray]:
+        """The shards of both splits when validation is the end of some, which are all there are.
+
+        And how much oftener than in these each token occurs in them: [V].
+        """
+        options, characters = self._options, self._corpus.characters
+        head, tail, kept, change = cut_off_the_end(
+            self._folder, shards, self._tokenizer, options.val_fraction, characters, options.shard_tokens
         )
         with storage_errors(self._folder):
             (self._folder / JOURNAL).unlink(missing_ok=True)  # from here on the shards are not what it says
             for shard in shards[kept:]:
                 (self._folder / shard.file).unlink()
             train = self._renamed([*shards[:kept], *head.finished], "train")
-            return {"train": train, "val": self._renamed(tail.finished, "val")}
+            return {"train": train, "val": self._renamed(tail.finished, "val")}, change
 
     def _renamed(self, shards: Sequence[ShardEntry], split: str) -> list[ShardEntry]:
         entries = [replace(shard, file=f"{split}_{i:06d}.bin") for i, shard in enumerate(shards)]

@@ -23,8 +23,11 @@ Label = TypeVar("Label")
 ENCODERS = ("tiktoken", "fastokens")
 """Names of what can encode: tiktoken, which is the definition, and `FastEncoder`."""
 
-BATCH_CHARACTERS = 1 << 16
-"""Short texts are handed to a thread together, so many characters at a time or a few more."""
+BATCH_CHARACTERS = 1 << 18
+"""Short texts are handed to a thread together, so many characters at a time or a few more.
+
+Ten milliseconds of work: a thread that has done it may have to wait five until the one that reads lets go of Python.
+"""
 BATCHES_A_WORKER = 3
 """Batches that are read ahead for each thread: the one it encodes and two that wait."""
 
