@@ -357,6 +357,7 @@ def test_by_position_validation_begins_at_a_line(texts: list[str], fraction: flo
     tokens = Tokens(tuple(np.array(part, np.uint16) for part in (ids[:5], ids[5:])), tokenizer.vocab_size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(position, "_Table", TABLE)
+        patch.setattr(position, "_BLOCK", 3)
         cut = position.find_cut(tokens, tokenizer, fraction, sum(map(len, texts)))
     after = [tokenizer.end_of_text, *tokenizer.encode(cut.after)] if cut.after else []
     train = [*ids[: cut.start], *tokenizer.encode(cut.before)]

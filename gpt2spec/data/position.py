@@ -18,6 +18,7 @@ from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.tokenizer.vocabulary import characters_begun
 
 _WINDOW = 1 << 14
+_BLOCK = 1 << 20
 
 
 class Cut(NamedTuple):
@@ -110,8 +111,8 @@ def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float, characte
 
 
 def blocks_between(tokens: Tokens, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Tokens `start` to `stop`, as arrays of at most 2^20."""
-    return (tokens.between(i, min(stop, i + (1 << 20))) for i in range(start, stop, 1 << 20))
+    """Tokens `start` to `stop`, as arrays of at most `_BLOCK`."""
+    return (tokens.between(i, min(stop, i + _BLOCK)) for i in range(start, stop, _BLOCK))
 
 
 class _Table:
@@ -168,7 +169,7 @@ def _token_of_character(tokens: Tokens, table: _Table, number: int, characters: 
     """
     stop, after = len(tokens), characters
     while True:
-        start = max(0, stop - (1 << 20))
+        start = max(0, stop - _BLOCK)
         begun = table.characters[tokens.between(start, stop)]
         before = after - int(begun.sum())
         if before <= number:
