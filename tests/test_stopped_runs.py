@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,14 @@ def test_file_systems_without_locks_will_do(
 
 
 # ------------------------------------------------------------------ signals
+
+
+@pytest.fixture(autouse=True)
+def hangup_heeded() -> Iterator[None]:
+    """Children inherit that SIGHUP is ignored, as it is where the tests were started by `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def started(corpus: Path, run: Path, *options: str, **process: Any) -> "subprocess.Popen[str]":
