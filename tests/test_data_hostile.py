@@ -113,8 +113,10 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     (folder / "named.txt").symlink_to(tmp_path)
     assert prepared(tmp_path / "out", folder) == ["elsewhere"]
     (folder / "z.txt").symlink_to(folder / "z.txt")
-    with pytest.raises(DataError, match=r"cannot read .*z\.txt: Too many levels of symbolic links"):
-        prepared(tmp_path / "out", folder)
+    (tmp_path / "held-out.txt").write_text("held out")
+    for validation in ([], [tmp_path / "held-out.txt"]):
+        with pytest.raises(DataError, match=r"cannot read .*z\.txt: Too many levels of symbolic links"):
+            prepare([folder], tmp_path / "out", validation=validation)
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def named(reader: "CheckpointReader", tokenizer: str, form: "Format") -> "Checkp
     from gpt2spec.errors import ConfigError
 
     if form.training:
-        raise ConfigError("--tokenizer is for formats without a training: a run's own checkpoint has its tokenizer")
+        raise ConfigError("--tokenizer is for the formats of others: a run goes on with the tokenizer it began with")
     return with_tokenizer(reader, tokenizer)
 
 

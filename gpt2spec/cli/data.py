@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = open_prepared(args.folder)
     print(summary(read_manifest(args.folder), args.folder), flush=True)
-    with ByteProgress("verifying", sum(each.path.stat().st_size for each in dataset.checksums)) as progress:
+    with ByteProgress("verifying", sum(each.size() for each in dataset.checksums)) as progress:
         dataset.verify(progress.add)
     print("\nall shards are undamaged")
     return 0

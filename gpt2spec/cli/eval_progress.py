@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from gpt2spec.unseen import unseen
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -33,8 +35,9 @@ class EvalProgress:
         self.done += requests
         self.read += tokens
         if self.bar is not None:
-            self.bar.set_postfix_str(f"{self.done:,}/{self.requests:,} requests", refresh=False)
-            self.bar.update(tokens)
+            with unseen():
+                self.bar.set_postfix_str(f"{self.done:,}/{self.requests:,} requests", refresh=False)
+                self.bar.update(tokens)
         elif not self.quiet and time.monotonic() >= self.last_line + SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             self._print(self._line())
@@ -51,7 +54,8 @@ class EvalProgress:
     def close(self) -> None:
         """Clear the bar away."""
         if self.bar is not None:
-            self.bar.close()
+            with unseen():
+                self.bar.close()
             self.bar = None
 
     def _line(self) -> str:
@@ -62,4 +66,5 @@ class EvalProgress:
         return f"{self.task}: {self.done:,}/{self.requests:,} requests  {rate:,.0f} tokens/s{left}"
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with unseen():
+            print(text, file=sys.stderr, flush=True)

@@ -8,7 +8,8 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,15 +46,25 @@ class Checksum(NamedTuple):
 
     def verify(self, progress: Callable[[int], object] = lambda count: None) -> None:
         """Read the file, telling `progress` of its bytes; one that has another hash is a `DataError`."""
-        try:
+        with self._reading():
             found = sha256_of_file(self.path, progress)
-        except OSError as error:
-            raise DataError(f"cannot read the shard {self.path}: {error.strerror or error}") from error
         if found != self.sha256:
             raise DataError(
                 f"the shard {self.path} is damaged: its SHA-256 is {found[:16]}…, the manifest has "
                 f"{self.sha256[:16]}…; {self.remedy}"
             )
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        with self._reading():
+            return self.path.stat().st_size
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"cannot read the shard {self.path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, eq=False)

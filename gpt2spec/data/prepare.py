@@ -135,9 +135,9 @@ def entropy_of(counts: np.ndarray) -> float:
 
 def _check_held_out(sources: Sequence[Source], validation: Sequence[Source]) -> None:
     """Raise `DataError` for a file that is to be trained on and to validate."""
-    held_out = {source.path.resolve() for source in validation if source.path}
+    held_out = {source.path.resolve() for source in validation if source.path and source.path.exists()}
     for source in sources if held_out else ():
-        if source.path and source.path.resolve() in held_out:
+        if source.path and source.path.exists() and source.path.resolve() in held_out:
             raise DataError(
                 f"{source.label} is given for training and for validation: leave it out of one of them, or keep its "
                 "documents out of training with --drop-duplicates"

@@ -38,7 +38,7 @@ def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
     They go in rounds of one shard each, so that none waits long for the others, nor for the end of the data to fail.
     """
     checksums, rank, ranks = dataset.checksums, backend.rank, backend.ranks
-    mine = sum(each.path.stat().st_size for each in checksums[rank::ranks])
+    mine = sum(each.size() for each in checksums[rank::ranks])
     with ByteProgress("verifying the data", mine, quiet) as progress:
         for first in range(0, len(checksums), ranks):
             with backend.together():
