@@ -53,7 +53,8 @@ class Victims:
         process = int(self._line())
         if not select.select([self._server.stdout], [], [], until)[0]:
             before()
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just come to its end
+                os.kill(process, signal.SIGKILL)
         return int(self._line())
 
     @property

@@ -2,9 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
-
-from gpt2spec.unseen import unseen
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -35,9 +34,8 @@ class EvalProgress:
         self.done += requests
         self.read += tokens
         if self.bar is not None:
-            with unseen():
-                self.bar.set_postfix_str(f"{self.done:,}/{self.requests:,} requests", refresh=False)
-                self.bar.update(tokens)
+            self.bar.set_postfix_str(f"{self.done:,}/{self.requests:,} requests", refresh=False)
+            self._show(lambda: self.bar.update(tokens))
         elif not self.quiet and time.monotonic() >= self.last_line + SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             self._print(self._line())
@@ -54,8 +52,7 @@ class EvalProgress:
     def close(self) -> None:
         """Clear the bar away."""
         if self.bar is not None:
-            with unseen():
-                self.bar.close()
+            self._show(self.bar.close)
             self.bar = None
 
     def _line(self) -> str:
@@ -66,5 +63,10 @@ class EvalProgress:
         return f"{self.task}: {self.done:,}/{self.requests:,} requests  {rate:,.0f} tokens/s{left}"
 
     def _print(self, text: str) -> None:
+        self._show(lambda: print(text, file=sys.stderr, flush=True))
+
+    def _show(self, show: Callable[[], object]) -> None:
+        from gpt2spec.unseen import unseen
+
         with unseen():
-            print(text, file=sys.stderr, flush=True)
+            show()
