@@ -64,11 +64,17 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_generate(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run `gpt2spec generate` on a run directory: exit code, standard output and standard error."""
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line: exit code, standard output and standard error."""
 
-    def run(folder: Path, *arguments: object) -> tuple[int, str, str]:
-        code = main(["generate", "--checkpoint", str(folder), *map(str, arguments)])
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(each) for each in arguments])
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def run_generate(command: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    """Run `gpt2spec generate` on a run directory: exit code, standard output and standard error."""
+    return lambda folder, *arguments: command("generate", "--checkpoint", folder, *arguments)

@@ -16,7 +16,6 @@ from gpt2spec.checkpoints.convert import convert
 from gpt2spec.checkpoints.native import TrainingState, save_checkpoint
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.checkpoints.tokenizers import tokenizer_in, tokenizer_of
-from gpt2spec.cli.main import main
 from gpt2spec.errors import CheckpointError, ConfigError
 from gpt2spec.tokenizer import (
     Tokenizer,
@@ -30,17 +29,6 @@ PROSE = "".join(f"The {i}th line isn't like the other {i % 7} lines.\n" for i in
 TINY = ("--steps", 1, "--batch-size", 2, "--sample-tokens", 0, "--quiet", "--set", "eval_windows=2")
 LEARNED = CONFIG.replace(vocab_size=300)
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line: exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(each) for each in arguments])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

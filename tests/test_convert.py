@@ -21,24 +21,12 @@ from gpt2spec.checkpoints import released
 from gpt2spec.checkpoints.convert import convert, hashes_of, verify
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry
-from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.files import sha256_of_file
 from gpt2spec.parameters import Weight, count_parameters, weight_table
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line: exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(each) for each in arguments])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
