@@ -159,7 +159,7 @@ class TorchBackend(Backend):
             self.synchronize()
         trace = folder / "trace.json"
         profiler.export_chrome_trace(str(trace))
-        if not trace.is_file() or not trace.read_bytes().rstrip().endswith(b"}"):  # it only logs that
+        if not is_complete(trace):  # it only logs that
             raise OSError("the profiler could not write all of trace.json; the disk may be full")
 
     def synchronize(self) -> None:
@@ -170,6 +170,15 @@ class TorchBackend(Backend):
 
 SEEDED = "seeded"
 """Stands for a key inside the transforms: PyTorch's default generator has been seeded from it."""
+
+
+def is_complete(trace: Path) -> bool:
+    """Whether a file ends as JSON does; it may be large, and only its end is read."""
+    if not trace.is_file():
+        return False
+    with trace.open("rb") as file:
+        file.seek(max(0, trace.stat().st_size - 64))
+        return file.read().rstrip().endswith(b"}")
 
 
 def seeded(function: Callable[..., Any]) -> Callable[..., Any]:

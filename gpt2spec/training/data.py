@@ -40,10 +40,10 @@ def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
     checksums, rank, ranks = dataset.checksums, backend.rank, backend.ranks
     mine = sum(each.size() for each in checksums[rank::ranks])
     with ByteProgress("verifying the data", mine, quiet) as progress:
-        for first in range(0, len(checksums), ranks):
+        for number in range(rank, len(checksums) + rank, ranks):  # as many rounds on every rank
             with backend.together():
-                for checksum in checksums[first : first + ranks][rank : rank + 1]:
-                    checksum.verify(progress.add)
+                if number < len(checksums):
+                    checksums[number].verify(progress.add)
 
 
 def has_text(settings: RunSettings) -> bool:
