@@ -153,14 +153,11 @@ def test_a_failed_rank_ends_the_job(kind: str, corpus: Path, tmp_path: Path) -> 
 
 
 def failing(settings: RunSettings, out: Path) -> None:
-    """Rank 1 fails in step 5; a process that fails ends."""
-    import torch.distributed as dist
-
+    """Rank 1 fails in step 5; a process that fails ends, and its connections with it."""
     run = Updates.run
 
     def fail(self: Updates, state: Any, update: int) -> Any:
         if update == 5 and self.backend.rank == 1:
-            dist.destroy_process_group()
             raise InputError("the disk of rank 1 is on fire")
         return run(self, state, update)
 
