@@ -14,6 +14,7 @@ from spelling_models import CONFIG, spelling_parameters, write_run
 
 import gpt2spec
 from gpt2spec.cli import generate
+from gpt2spec.cli.generate_options import TEMPERATURE
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.parameters import initial_parameters
 from gpt2spec.tokenizer import byte_tokenizer
@@ -69,7 +70,7 @@ def test_options_become_settings(
     assert run_generate(babbler, *arguments.split())[0] == 0
     own = {"max_new_tokens": CONFIG.n_ctx - 1, "stop_tokens": (END,)}
     if "beams" not in expected:
-        own["temperature"] = generate.TEMPERATURE
+        own["temperature"] = TEMPERATURE
     assert asked == [GenerateOptions(**{**own, **expected})]
 
 
@@ -78,7 +79,7 @@ def test_help_tells_the_defaults_of_the_library() -> None:
     generate.add_arguments(parser)
     told = {action.dest: re.search(r"default: ([\d.]+)", action.help or "") for action in parser._actions}
     values = {name: float(match[1]) for name, match in told.items() if match}
-    assert values.pop("temperature") == generate.TEMPERATURE
+    assert values.pop("temperature") == TEMPERATURE
     assert len(values) == 7
     assert values == {name: getattr(GenerateOptions, name) for name in values}
 

@@ -21,8 +21,9 @@ from gpt2spec_conformance.diagnosis import Diagnosis, Suspect
 from gpt2spec_conformance.judge import Part
 from gpt2spec_conformance.mutants import MutatedSubject, catalogue
 from gpt2spec_conformance.pytest_plugin import check
-from gpt2spec_conformance.report import badge, junit, markdown, plot, terminal, write_reports
+from gpt2spec_conformance.report import badge, junit, markdown, plot, terminal
 from gpt2spec_conformance.report import html as html_report
+from gpt2spec_conformance.report.folder import write_reports
 from gpt2spec_conformance.report.progress import Progress
 from gpt2spec_conformance.report.results import ResultsError, dump_results, parse_results, read_results
 from gpt2spec_conformance.runner import run_case

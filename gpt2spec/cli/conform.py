@@ -153,7 +153,7 @@ def full_precision_arguments(args: argparse.Namespace, name: str, subject: "Subj
 
 def write(args: argparse.Namespace, sessions: Sequence["SessionReport"]) -> None:
     """Write the report, if one is asked for and there is anything to report."""
-    from gpt2spec_conformance.report import write_reports
+    from gpt2spec_conformance.report.folder import write_reports
 
     if args.report and sessions:
         write_reports(args.report, sessions)

@@ -3,23 +3,17 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from gpt2spec.cli.backend_arguments import add_backend_arguments, backend_from
 from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, add_tokenizer_argument, opened
-from gpt2spec.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from gpt2spec.config import GPT2Config
-    from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.cli.generate_options import add_decoding_arguments, fitted, options_of
+from gpt2spec.errors import DataError
 
 NAME = "generate"
 HELP = "continue a prompt with a trained model"
-
-TEMPERATURE = 0.8
-"""Where none is given and tokens are drawn: of a small model, easier to read than the plain distribution."""
 
 
 class Prompt(NamedTuple):
@@ -30,7 +24,7 @@ class Prompt(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments. Those left out are as in `GenerateOptions`, but for the temperature."""
+    """Declare the command's arguments."""
     add_checkpoint_arguments(parser, required=True)
     add_tokenizer_argument(parser)
 
@@ -45,41 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--special", action="store_true", help="read <|endoftext|> in prompts as the special token, not as text"
     )
 
-    length = parser.add_argument_group("where texts end")
-    length.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens to add (default: 64, or what fits)")
-    length.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end before this text, taken literally; repeatable"
-    )
-    length.add_argument(
-        "--stop-token", action="append", type=int, dest="stop_tokens", metavar="ID", help="end at it; repeatable"
-    )
-    length.add_argument("--ignore-end-of-text", action="store_true", help="do not end at <|endoftext|>")
-    length.add_argument(
-        "--overflow",
-        metavar="WHAT",
-        help="where a text would pass the context: error (default), or slide, to go on from its last half",
-    )
-
-    choice = parser.add_argument_group("choosing tokens")
-    choice.add_argument("--temperature", type=float, metavar="T", help=f"0 is greedy (default: {TEMPERATURE})")
-    choice.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
-    choice.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that together reach P")
-    choice.add_argument(
-        "--top-p-rule", metavar="RULE", help="reach (default), or openai: without the token that passes P"
-    )
-    choice.add_argument("--min-p", type=float, metavar="P", help="keep tokens P times as likely as the likeliest")
-    choice.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1, words come less often again (default: 1.0)"
-    )
-    choice.add_argument("--samples", type=int, metavar="N", help="continuations of each prompt (default: 1)")
-    choice.add_argument("--seed", type=int, metavar="N", help="another seed, another sample (default: 0)")
-
-    beams = parser.add_argument_group("beam search", "The likeliest texts instead of drawn ones; --samples shows more.")
-    beams.add_argument("--beams", type=int, metavar="N", help="texts to follow at a time (default: 1, no search)")
-    beams.add_argument(
-        "--length-penalty", type=float, metavar="X", help="scores are over length to this power (default: 0.0)"
-    )
-    beams.add_argument("--early-stopping", action="store_const", const=True, help="end as soon as N texts have ended")
+    add_decoding_arguments(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON object a line for each text")
@@ -118,31 +78,6 @@ def run(args: argparse.Namespace) -> int:
     generator = Generator(backend, config, params, tokenizer)
     show(generator, [prompt.text for prompt in prompts], ids, options, as_json=args.json, quiet=args.quiet)
     return 0
-
-
-def options_of(args: argparse.Namespace) -> "GenerateOptions":
-    """What the options say of decoding; `fitted` has more to say about the number of tokens."""
-    from gpt2spec.decoding.options import GenerateOptions
-
-    if args.interactive and args.json:
-        raise ConfigError("--interactive is for people, and --json for programs: give them prompts by --file -")
-    if args.alternatives is not None and not args.json:
-        raise ConfigError("--logprobs needs --json, which is where they are shown")
-    names = [field.name for field in dataclasses.fields(GenerateOptions)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    if given.get("beams", 1) == 1:
-        given.setdefault("temperature", TEMPERATURE)
-    return GenerateOptions(**given)
-
-
-def fitted(
-    args: argparse.Namespace, options: "GenerateOptions", config: "GPT2Config", prompts: Sequence[Sequence[int]]
-) -> "GenerateOptions":
-    """The options with a number of new tokens, where none was given, that fits beside the longest prompt."""
-    if args.max_new_tokens is not None or options.overflow == "slide":
-        return options
-    room = config.n_ctx - max(len(ids) or 1 for ids in prompts)
-    return dataclasses.replace(options, max_new_tokens=max(1, min(options.max_new_tokens, room)))
 
 
 def prompts_of(args: argparse.Namespace) -> list[Prompt]:

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from gpt2spec.cli.generate import fitted
+from gpt2spec.cli.generate_options import fitted
 from gpt2spec.cli.generate_output import show
 from gpt2spec.errors import GPT2SpecError
 

@@ -3,11 +3,12 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, opened
 from gpt2spec.cli.info_plan import add_plan_arguments, describe_plan, plan_text
+from gpt2spec.cli.units import format_count, format_size
 
 if TYPE_CHECKING:
     from gpt2spec.config import GPT2Config
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 NAME = "info"
 HELP = "show a model's weights, parameter counts, arithmetic and memory"
 DTYPES = ("float32", "bfloat16")
-BINARY = ("bytes", "KiB", "MiB", "GiB", "TiB")
-DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,9 +150,9 @@ def model_text(name: str, config: "GPT2Config", description: dict[str, Any]) -> 
     ]
     operations = [
         (f"FLOPS, CONTEXT {context:,}", ""),
-        ("a token, forward", readable(flops["forward_per_token"], 1000, DECIMAL)),
-        ("a token, training", readable(flops["training_per_token"], 1000, DECIMAL)),
-        (f"a step of {batch_size:,} x {context:,} tokens", readable(flops["training_per_step"], 1000, DECIMAL)),
+        ("a token, forward", format_count(flops["forward_per_token"])),
+        ("a token, training", format_count(flops["training_per_token"])),
+        (f"a step of {batch_size:,} x {context:,} tokens", format_count(flops["training_per_step"])),
     ]
     held = {
         "weights": "weights",
@@ -164,9 +163,7 @@ def model_text(name: str, config: "GPT2Config", description: dict[str, Any]) -> 
         "cache": f"KV cache of {batch_size:,} x {context:,} tokens",
     }
     amounts: list[tuple[str, ...]] = [("MEMORY, COMPUTING IN", *DTYPES)]
-    amounts += [
-        (label, *(readable(memory[dtype][part], 1024, BINARY) for dtype in DTYPES)) for part, label in held.items()
-    ]
+    amounts += [(label, *(format_size(memory[dtype][part]) for dtype in DTYPES)) for part, label in held.items()]
     return "\n\n".join(
         [
             f"{name}: {config.n_layer} layers, width {config.n_embd}, {config.n_head} heads of {config.head_width}, "
@@ -192,11 +189,3 @@ def presets_text() -> str:
         sizes = (config.n_layer, config.n_embd, config.n_head, config.n_ctx, count_parameters(config))
         rows.append((name, names.get(name, ""), *(f"{size:,}" for size in sizes)))
     return format_table(rows, right=(2, 3, 4, 5, 6))
-
-
-def readable(amount: float, base: int, units: Sequence[str]) -> str:
-    """`amount` in the unit that leaves up to four digits before the point; `-` for none."""
-    power = 0
-    while amount >= base and power < len(units) - 1:
-        amount, power = amount / base, power + 1
-    return f"{amount:,.4g} {units[power]}" if amount else "-"

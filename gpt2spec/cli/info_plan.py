@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from gpt2spec.cli.units import format_count, format_duration, format_size
+
 if TYPE_CHECKING:
     from gpt2spec.config import GPT2Config
 
@@ -44,7 +46,6 @@ def describe_plan(args: argparse.Namespace, config: "GPT2Config", context: int) 
 
 def plan_text(described: dict[str, Any]) -> str:
     """The same for reading."""
-    from gpt2spec.cli.info import BINARY, DECIMAL, readable
     from gpt2spec.cli.table import format_table
 
     cluster = described["cluster"]
@@ -56,24 +57,16 @@ def plan_text(described: dict[str, Any]) -> str:
     }
     rows = [
         (f"ON EACH OF {cluster['devices']} DEVICES, {cluster['parallel'].upper()}, {cluster['dtype'].upper()}", ""),
-        ("memory", readable(described["memory"], 1024, BINARY)),
-        *((label, readable(described[part], 1024, BINARY)) for part, label in parts.items()),
-        ("sent in a step", readable(described["sent"], 1024, BINARY)),
-        ("a step computes for", duration(described["compute_seconds"])),
-        ("a step sends for", duration(described["send_seconds"])),
-        ("a step", duration(described["step_seconds"])),
-        (f"{readable(described['tokens'], 1000, DECIMAL)} tokens", duration(described["training_seconds"])),
+        ("memory", format_size(described["memory"])),
+        *((label, format_size(described[part])) for part, label in parts.items()),
+        ("sent in a step", format_size(described["sent"])),
+        ("a step computes for", format_duration(described["compute_seconds"])),
+        ("a step sends for", format_duration(described["send_seconds"])),
+        ("a step", format_duration(described["step_seconds"])),
+        (f"{format_count(described['tokens'])} tokens", format_duration(described["training_seconds"])),
     ]
     note = (
         "A plan, not a measurement: frameworks need memory of their own, and steps wait for more than is counted here. "
         "Sending overlaps with computing, but for tensor parallelism."
     )
     return f"{format_table(rows, right=(1,))}\n\n{note}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that leaves a readable number."""
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.4g} {unit}"
-    return f"{seconds * 1000:,.4g} ms"

@@ -46,7 +46,8 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_judge(args: argparse.Namespace) -> int:
     """Judge the answers."""
-    from gpt2spec_conformance.report import terminal, write_reports
+    from gpt2spec_conformance.report import terminal
+    from gpt2spec_conformance.report.folder import write_reports
     from gpt2spec_conformance.vectors import judge
 
     session = judge(args.folder, args.outputs, args.name or args.outputs.resolve().name, args.dtype)
