@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt2spec.parameters import is_layer_norm
 from gpt2spec.tree import Tree, named_leaves, tree_unflatten
@@ -24,6 +24,30 @@ Tensor = Any
 """A tensor of whatever framework runs."""
 Key = Any
 """Where random numbers come from: opaque, made by `Backend.dropout_key` and split by `fold_in`."""
+
+
+class AdamWScalars(NamedTuple):
+    """The numbers of one AdamW update, which are the same for all tensors.
+
+    Attributes:
+        scale: what gradients are multiplied by to clip them.
+        lr: the learning rate.
+        update: t = 1, 2, ..., for kernels that compute the corrections themselves.
+        correction1: 1 - beta1^t, which corrects the bias of the first moment.
+        correction2: 1 - beta2^t, which corrects the bias of the second moment.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+    """
+
+    scale: Tensor | float
+    lr: Tensor
+    update: Tensor
+    correction1: Tensor
+    correction2: Tensor
+    beta1: float
+    beta2: float
+    epsilon: float
 
 
 class TensorOps(ABC):
@@ -314,32 +338,22 @@ class TensorOps(ABC):
         m: list[Tensor],
         v: list[Tensor],
         decay: list[float],
-        *,
-        scale: Tensor,
-        lr: Tensor,
-        update: Tensor,
-        correction1: Tensor,
-        correction2: Tensor,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
+        s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """One AdamW update of many tensors (Loshchilov & Hutter 2019): new params, m and v.
 
             g = scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
             theta = theta - lr ((m / correction1) / (sqrt(v / correction2) + epsilon) + decay theta)
 
-        `scale` is the clipping factor; `correction1 = 1 - beta1^t` and `correction2 = 1 - beta2^t` correct the
-        bias at `update` t = 1, 2, ..., which is given for kernels that compute them themselves; each tensor
-        has its own `decay`. The old tensors may be overwritten.
+        The scalars are those of `s`; each tensor has its own `decay`. The old tensors may be overwritten.
         """
 
         def update_one(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float) -> tuple[Tensor, Tensor, Tensor]:
-            g = scale * g
-            m = beta1 * m + (1.0 - beta1) * g
-            v = beta2 * v + (1.0 - beta2) * (g * g)
-            direction = (m / correction1) / (self.sqrt(v / correction2) + epsilon)
-            return p - lr * (direction + decay * p), m, v
+            g = s.scale * g
+            m = s.beta1 * m + (1.0 - s.beta1) * g
+            v = s.beta2 * v + (1.0 - s.beta2) * (g * g)
+            direction = (m / s.correction1) / (self.sqrt(v / s.correction2) + s.epsilon)
+            return p - s.lr * (direction + decay * p), m, v
 
         updated = [update_one(*tensors) for tensors in zip(params, grads, m, v, decay, strict=True)]
         new_params, new_m, new_v = (list(column) for column in zip(*updated, strict=True))

@@ -12,7 +12,7 @@ from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError
 from gpt2spec.loss import language_model_loss
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, Key, Tensor, TensorOps
 from gpt2spec.parameters import is_layer_norm
 from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map, tree_unflatten
 
@@ -129,18 +129,15 @@ def apply_gradients(
     params, m, v = state["params"], state["m"], state["v"]
     gradients = tree_leaves(grads)
     norm = ops.global_norm(gradients)
-    updated = ops.adamw_update(
-        tree_leaves(params),
-        gradients,
-        tree_leaves(m),
-        tree_leaves(v),
-        decay_rates(adamw, params),
+    numbers = AdamWScalars(
         scale=clip_scale(ops, norm, adamw.clip),
         **scalars,
         beta1=adamw.beta1,
         beta2=adamw.beta2,
         epsilon=adamw.epsilon,
     )
+    decay = decay_rates(adamw, params)
+    updated = ops.adamw_update(tree_leaves(params), gradients, tree_leaves(m), tree_leaves(v), decay, numbers)
     return {name: tree_unflatten(params, new) for name, new in zip(("params", "m", "v"), updated, strict=True)}, norm
 
 

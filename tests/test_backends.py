@@ -18,7 +18,7 @@ from gpt2spec.backend import BackendError, named_leaves
 from gpt2spec.config import GPT2Config
 from gpt2spec.loss import language_model_loss
 from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
-from gpt2spec.ops import TensorOps
+from gpt2spec.ops import AdamWScalars, TensorOps
 from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
 from gpt2spec.parameters import initial_parameters, weight_table
 
@@ -304,8 +304,8 @@ def test_optimizer_agrees_with_the_definition_on_gradients_of_all_sizes(eager, r
         v = [x * x for x in g]
         scale = 1.0 if clip is None else ops.asarray(np.array(clip), dtype)
         scalars = {name: ops.asarray(np.array(x), dtype) for name, x in update_scalars(ADAMW, 0.1, update).items()}
-        settings = {"beta1": ADAMW.beta1, "beta2": ADAMW.beta2, "epsilon": 1e-8}
-        updated = function(ops, p, g, m, v, [0.1, 0.0], scale=scale, **scalars, **settings)
+        numbers = AdamWScalars(scale=scale, **scalars, beta1=ADAMW.beta1, beta2=ADAMW.beta2, epsilon=1e-8)
+        updated = function(ops, p, g, m, v, [0.1, 0.0], numbers)
         return [subject.host(*column) for column in updated]
 
     found = run(eager, type(eager.ops).adamw_update)

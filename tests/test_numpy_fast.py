@@ -19,7 +19,7 @@ from gpt2spec.api import logits, loss_and_gradients
 from gpt2spec.config import GPT2Config
 from gpt2spec.loss import language_model_loss
 from gpt2spec.model import cached_forward, empty_cache
-from gpt2spec.ops import TensorOps
+from gpt2spec.ops import AdamWScalars, TensorOps
 from gpt2spec.optimizer import AdamW, apply_gradients, initial_state, train_step, update_scalars
 from gpt2spec.parameters import HostParams
 from gpt2spec.tree import tree_leaves
@@ -318,7 +318,7 @@ def test_optimizer_override_agrees_with_the_definition_on_gradients_of_all_sizes
             ) -> Any:
                 tensors = [[which.put(np.array(x)) for x in column] for column in args]
                 numbers = {name: which.put(np.array(x)) for name, x in scalars.items()}
-                return function(which.ops, *tensors, [0.1, 0.0], **numbers, **settings)
+                return function(which.ops, *tensors, [0.1, 0.0], AdamWScalars(**numbers, **settings))
 
             found, expected = run(backend, FastNumpyOps.adamw_update), run(REFERENCE, TensorOps.adamw_update)
             for f_column, e_column in zip(found, expected, strict=True):

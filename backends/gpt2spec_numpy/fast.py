@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from autograd.tracer import isbox
 
-from gpt2spec.ops import Key, Tensor
+from gpt2spec.ops import AdamWScalars, Key, Tensor
 from gpt2spec_numpy import kernels
 from gpt2spec_numpy.cores import in_pieces
 from gpt2spec_numpy.ops import NumpyOps
@@ -108,36 +108,28 @@ class FastNumpyOps(NumpyOps):
         m: list[Tensor],
         v: list[Tensor],
         decay: list[float],
-        *,
-        scale: Tensor,
-        lr: Tensor,
-        update: Tensor,
-        correction1: Tensor,
-        correction2: Tensor,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
+        s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """In place, piece by piece: each value goes through memory once."""
-        step, root = float(lr) / float(correction1), 1.0 / float(correction2)
-        factor = float(scale)
+        step, root = float(s.lr) / float(s.correction1), 1.0 / float(s.correction2)
+        factor = float(s.scale)
         for *tensors, rate in zip(params, grads, m, v, decay, strict=True):
             flat = [x.reshape(-1) for x in tensors]
-            kept = 1.0 - float(lr) * rate
+            kept = 1.0 - float(s.lr) * rate
 
             def work(piece: slice, flat: list[Any] = flat, kept: float = kept) -> None:
                 p, g, m, v = (x[piece] for x in flat)
                 a = g * factor
                 b = a * a
-                b *= 1.0 - beta2
-                v *= beta2
+                b *= 1.0 - s.beta2
+                v *= s.beta2
                 v += b
-                a *= 1.0 - beta1
-                m *= beta1
+                a *= 1.0 - s.beta1
+                m *= s.beta1
                 m += a
                 np.multiply(v, root, out=b)
                 np.sqrt(b, out=b)
-                b += epsilon
+                b += s.epsilon
                 np.divide(m, b, out=b)
                 b *= step
                 p *= kept

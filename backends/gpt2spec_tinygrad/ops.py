@@ -12,7 +12,7 @@ import numpy as np
 from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor as TinyTensor
 
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, Key, Tensor, TensorOps
 
 
 class TinygradOps(TensorOps):
@@ -141,35 +141,20 @@ class TinygradOps(TensorOps):
         m: list[Tensor],
         v: list[Tensor],
         decay: list[float],
-        **scalars: Any,
+        s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """In place where that is allowed: the definition would hold the whole new state beside the old one."""
         if not self.in_place:
-            return super().adamw_update(params, grads, m, v, decay, **scalars)
-        for tensors in zip(params, grads, m, v, decay, strict=True):
-            _assign_update(*tensors, **scalars)
+            return super().adamw_update(params, grads, m, v, decay, s)
+        for p, g, mean, square, rate in zip(params, grads, m, v, decay, strict=True):
+            _assign_update(p, g, mean, square, rate, s)
         return params, m, v
 
 
-def _assign_update(
-    p: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    decay: float,
-    *,
-    scale: Tensor,
-    lr: Tensor,
-    update: Tensor,
-    correction1: Tensor,
-    correction2: Tensor,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> None:
+def _assign_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> None:
     """The formula of `TensorOps.adamw_update`. The moments come first, so that the gradient's memory is free again."""
-    g = scale * g
-    m.assign(beta1 * m + (1.0 - beta1) * g)
-    v.assign(beta2 * v + (1.0 - beta2) * (g * g))
-    direction = (m / correction1) / ((v / correction2).sqrt() + epsilon)
-    p.assign(p - lr * (direction + decay * p))
+    g = s.scale * g
+    m.assign(s.beta1 * m + (1.0 - s.beta1) * g)
+    v.assign(s.beta2 * v + (1.0 - s.beta2) * (g * g))
+    direction = (m / s.correction1) / ((v / s.correction2).sqrt() + s.epsilon)
+    p.assign(p - s.lr * (direction + decay * p))

@@ -17,12 +17,13 @@ def fused_adamw(
     inverse_scale: Tensor | None,
     lr: Tensor,
     update: Tensor,
-    beta1: float,
-    beta2: float,
-    decay: float,
-    epsilon: float,
+    settings: list[float],
 ) -> None:
-    """One update of many tensors of one decay, in place; gradients are divided by `inverse_scale`."""
+    """Updates many tensors of one decay in place; gradients are divided by `inverse_scale`.
+
+    `settings` are beta1, beta2, decay and epsilon: an operation of a graph takes lists, but no tuple with names.
+    """
+    beta1, beta2, decay, epsilon = settings
     torch._fused_adamw_(
         params,
         grads,

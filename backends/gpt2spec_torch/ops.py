@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, Key, Tensor, TensorOps
 from gpt2spec_torch.adamw import fused_adamw
 from gpt2spec_torch.compilation import compiled
 from gpt2spec_torch.few_rows import FewRowsWeight
@@ -260,20 +260,12 @@ class TorchOps(TensorOps):
         m: list[Tensor],
         v: list[Tensor],
         decay: list[float],
-        *,
-        scale: Tensor,
-        lr: Tensor,
-        update: Tensor,
-        correction1: Tensor,
-        correction2: Tensor,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
+        s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """PyTorch's fused AdamW, in place: see `adamw`. It takes the scale of gradients in float32 only."""
-        inverse = 1.0 / scale if isinstance(scale, torch.Tensor) else None
+        inverse = 1.0 / s.scale if isinstance(s.scale, torch.Tensor) else None
         if inverse is not None and inverse.dtype != torch.float32:
-            grads, inverse = list(torch._foreach_mul(grads, scale)), None
+            grads, inverse = list(torch._foreach_mul(grads, s.scale)), None
         for rate in dict.fromkeys(decay):
             group = [i for i, own in enumerate(decay) if own == rate]
             fused_adamw(
@@ -281,13 +273,10 @@ class TorchOps(TensorOps):
                 [grads[i] for i in group],
                 [m[i] for i in group],
                 [v[i] for i in group],
-                inverse_scale=inverse,
-                lr=lr,
-                update=update,
-                beta1=beta1,
-                beta2=beta2,
-                decay=rate,
-                epsilon=epsilon,
+                inverse,
+                s.lr,
+                s.update,
+                [s.beta1, s.beta2, rate, s.epsilon],
             )
         return params, m, v
 

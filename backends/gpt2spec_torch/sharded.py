@@ -24,7 +24,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
 from gpt2spec.backend import BackendError, named_params, params_tree, tree_leaves, tree_map, tree_unflatten
-from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, Tensor, TensorOps
 from gpt2spec_torch.backend import Compile, seeded
 from gpt2spec_torch.data_parallel import ParallelTorchBackend
 from gpt2spec_torch.ops import TorchOps, compiled_block
@@ -236,10 +236,16 @@ class ShardedOps(TorchOps):
         return torch.sqrt(squares)
 
     def adamw_update(
-        self, params: list[Tensor], grads: list[Tensor], m: list[Tensor], v: list[Tensor], decay: list[float], **s: Any
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        m: list[Tensor],
+        v: list[Tensor],
+        decay: list[float],
+        s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Part by part, in place."""
-        super().adamw_update(_locals(params), _locals(grads), _locals(m), _locals(v), decay, **s)
+        super().adamw_update(_locals(params), _locals(grads), _locals(m), _locals(v), decay, s)
         return params, m, v
 
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, Tensor, TensorOps
 from gpt2spec_conformance.mutants.attention import filled, masked_softmax, spelled
 from gpt2spec_conformance.mutants.fault import Mutant
 from gpt2spec_conformance.mutants.layout import projecting
-from gpt2spec_conformance.mutants.optimizer import Moved, Scalars, direction, each, moments
+from gpt2spec_conformance.mutants.optimizer import Moved, direction, each, moments
 
 
 def _definition(original: Any, ops: TensorOps, *args: Any, **settings: Any) -> Tensor:
@@ -52,9 +52,9 @@ def _gelu_by_sigmoid(original: Any, ops: TensorOps, x: Tensor) -> Tensor:
     return x * ops.where(u > 0.0, 1.0, small) / (1.0 + small)
 
 
-def _decay_first(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _decay_first(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
     m, v = moments(g, m, v, s)
-    return p * (1.0 - s.lr * s.decay) - s.lr * direction(ops, m, v, s), m, v
+    return p * (1.0 - s.lr * decay) - s.lr * direction(ops, m, v, s), m, v
 
 
 def _heads_reversed(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:

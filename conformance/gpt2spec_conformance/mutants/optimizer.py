@@ -3,10 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from gpt2spec.ops import Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, Tensor, TensorOps
 from gpt2spec.optimizer import AdamW, clip_scale
 from gpt2spec.tree import Tree, named_leaves, tree_leaves, tree_map
 from gpt2spec_conformance.mutants.fault import Mutant
@@ -18,136 +17,129 @@ SETTINGS = "beta1 0.9, beta2 0.95, epsilon 1e-8 unless others are asked for (opt
 Moved = tuple[Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Scalars:
-    """What an update knows beside its tensors: `scale` is the clipping factor, `decay` the tensor's own."""
-
-    scale: Tensor
-    lr: Tensor
-    update: Tensor
-    correction1: Tensor
-    correction2: Tensor
-    beta1: float
-    beta2: float
-    epsilon: float
-    decay: float
-
-
-Update = Callable[[TensorOps, Tensor, Tensor, Tensor, Tensor, Scalars], Moved]
+Update = Callable[[TensorOps, Tensor, Tensor, Tensor, Tensor, float, AdamWScalars], Moved]
 
 
 def each(update_one: Update) -> Callable[..., Any]:
-    """`adamw_update` by `update_one(ops, p, g, m, v, scalars)`, which gives the new p, m and v of one tensor."""
+    """`adamw_update` by `update_one(ops, p, g, m, v, decay, scalars)`, which gives the new p, m and v of one tensor."""
 
     def adamw_update(
-        original: Any, ops: TensorOps, params: Any, grads: Any, m: Any, v: Any, decay: Any, **s: Any
+        original: Any, ops: TensorOps, params: Any, grads: Any, m: Any, v: Any, decay: Any, s: AdamWScalars
     ) -> Any:
         groups = zip(params, grads, m, v, decay, strict=True)
-        moved = [update_one(ops, p, g, m, v, Scalars(**s, decay=rate)) for p, g, m, v, rate in groups]
+        moved = [update_one(ops, p, g, m, v, rate, s) for p, g, m, v, rate in groups]
         return tuple(list(column) for column in zip(*moved, strict=True))
 
     return adamw_update
 
 
-def moments(g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> tuple[Tensor, Tensor]:
+def moments(g: Tensor, m: Tensor, v: Tensor, s: AdamWScalars) -> tuple[Tensor, Tensor]:
     """The running means of the gradient and of its square."""
     g = s.scale * g
     return s.beta1 * m + (1.0 - s.beta1) * g, s.beta2 * v + (1.0 - s.beta2) * (g * g)
 
 
-def direction(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+def direction(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
     """m_hat / (sqrt(v_hat) + epsilon)."""
     return (m / s.correction1) / (ops.sqrt(v / s.correction2) + s.epsilon)
 
 
-def moved(ops: TensorOps, p: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+def moved(ops: TensorOps, p: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Tensor:
     """theta - lr (direction + decay theta)."""
-    return p - s.lr * (direction(ops, m, v, s) + s.decay * p)
+    return p - s.lr * (direction(ops, m, v, s) + decay * p)
 
 
-def towards(step: Callable[[TensorOps, Tensor, Tensor, Scalars], Tensor]) -> Callable[..., Any]:
+def towards(step: Callable[[TensorOps, Tensor, Tensor, AdamWScalars], Tensor]) -> Callable[..., Any]:
     """AdamW with another direction, `step(ops, m, v, scalars)`."""
 
-    def update_one(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+    def update_one(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
         m, v = moments(g, m, v, s)
-        return p - s.lr * (step(ops, m, v, s) + s.decay * p), m, v
+        return p - s.lr * (step(ops, m, v, s) + decay * p), m, v
 
     return each(update_one)
 
 
-def _l2(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
-    m, v = moments(g + s.decay / s.scale * p, m, v, s)
+def _l2(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
+    m, v = moments(g + decay / s.scale * p, m, v, s)
     return p - s.lr * direction(ops, m, v, s), m, v
 
 
-def _decay_without_rate(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _decay_without_rate(
+    ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars
+) -> Moved:
     m, v = moments(g, m, v, s)
-    return p - s.lr * direction(ops, m, v, s) - s.decay * p, m, v
+    return p - s.lr * direction(ops, m, v, s) - decay * p, m, v
 
 
-def _decay_after(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _decay_after(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
     m, v = moments(g, m, v, s)
     p = p - s.lr * direction(ops, m, v, s)
-    return p - s.lr * s.decay * p, m, v
+    return p - s.lr * decay * p, m, v
 
 
-def _decay_by_deviation(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _decay_by_deviation(
+    ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars
+) -> Moved:
     m, v = moments(g, m, v, s)
-    numerator = m / s.correction1 + s.decay * p
+    numerator = m / s.correction1 + decay * p
     return p - s.lr * numerator / (ops.sqrt(v / s.correction2) + s.epsilon), m, v
 
 
-def _amsgrad(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _amsgrad(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
     m, new_v = moments(g, m, v, s)
     v = ops.where(new_v > v, new_v, v)
-    return moved(ops, p, m, v, s), m, v
+    return moved(ops, p, m, v, decay, s), m, v
 
 
-def _nesterov(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _nesterov(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
     m, v = moments(g, m, v, s)
     ahead, _ = moments(g, m, v, s)
-    return moved(ops, p, ahead, v, s), m, v
+    return moved(ops, p, ahead, v, decay, s), m, v
 
 
-def _stale_moments(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _stale_moments(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
     new_m, new_v = moments(g, m, v, s)
-    return moved(ops, p, m, new_v, s), new_m, new_v
+    return moved(ops, p, m, new_v, decay, s), new_m, new_v
 
 
-def _undamped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _undamped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
     new_m, v = s.beta1 * m + s.scale * g, moments(g, m, v, s)[1]
-    return moved(ops, p, new_m, v, s), new_m, v
+    return moved(ops, p, new_m, v, decay, s), new_m, v
 
 
-def _variance_unclipped(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
+def _variance_unclipped(
+    ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars
+) -> Moved:
     new_m, _ = moments(g, m, v, s)
     _, new_v = moments(g / s.scale, m, v, s)
-    return moved(ops, p, new_m, new_v, s), new_m, new_v
+    return moved(ops, p, new_m, new_v, decay, s), new_m, new_v
 
 
-def _betas_exchanged(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, s: Scalars) -> Moved:
-    s = dataclasses.replace(s, beta1=s.beta2, beta2=s.beta1, correction1=s.correction2, correction2=s.correction1)
+def _betas_exchanged(
+    ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars
+) -> Moved:
+    s = s._replace(beta1=s.beta2, beta2=s.beta1, correction1=s.correction2, correction2=s.correction1)
     m, v = moments(g, m, v, s)
-    return moved(ops, p, m, v, s), m, v
+    return moved(ops, p, m, v, decay, s), m, v
 
 
-def _corrected(change: Callable[[Scalars], dict[str, Any]]) -> Callable[..., Any]:
-    return towards(lambda ops, m, v, s: direction(ops, m, v, dataclasses.replace(s, **change(s))))
+def _corrected(change: Callable[[AdamWScalars], dict[str, Any]]) -> Callable[..., Any]:
+    return towards(lambda ops, m, v, s: direction(ops, m, v, s._replace(**change(s))))
 
 
-def _epsilon_inside(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+def _epsilon_inside(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
     return (m / s.correction1) / ops.sqrt(v / s.correction2 + s.epsilon)
 
 
-def _epsilon_before_correction(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+def _epsilon_before_correction(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
     return (m / s.correction1) / ((ops.sqrt(v) + s.epsilon) / ops.sqrt(s.correction2))
 
 
-def _no_epsilon(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+def _no_epsilon(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
     return (m / s.correction1) / (ops.sqrt(v / s.correction2) + 1e-30)
 
 
-def _no_root(ops: TensorOps, m: Tensor, v: Tensor, s: Scalars) -> Tensor:
+def _no_root(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
     return (m / s.correction1) / (v / s.correction2 + s.epsilon)
 
 
