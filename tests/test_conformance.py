@@ -9,11 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 from gpt2spec_conformance import int8
-from gpt2spec_conformance.case import LEVELS, Case
+from gpt2spec_conformance.case import Case
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.cases.int8 import uneven
 from gpt2spec_conformance.diagnosis import diagnose
 from gpt2spec_conformance.judge import BUDGETS, budget, compare
+from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.mutants import MutatedSubject, catalogue
 from gpt2spec_conformance.runner import Result, run_case, run_cases
 from gpt2spec_conformance.session import applies

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2spec_conformance.case import Case, Nonconformance, NotApplicable, told
+from gpt2spec_conformance.case import Case, Nonconformance, NotApplicable, nothing_wrong
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.diagnosis import Diagnosis, Suspect
 from gpt2spec_conformance.judge import Part
@@ -138,11 +138,11 @@ def test_session_records_wrong_answers_crashes_and_what_is_not_supported() -> No
         raise Nonconformance("it is wrong")
 
     cases = [
-        asking("a.right", lambda subject: told()),
+        asking("a.right", lambda subject: nothing_wrong()),
         asking("a.wrong", wrong),
         asking("a.crash", lambda subject: {"x": np.zeros(1) / np.zeros((2, 2)) @ np.zeros(3)}),
-        asking("a.unsupported", lambda subject: told(), "generate"),
-        asking("a.backends-only", lambda subject: told(), "backend"),
+        asking("a.unsupported", lambda subject: nothing_wrong(), "generate"),
+        asking("a.backends-only", lambda subject: nothing_wrong(), "backend"),
     ]
     report = run_session(OneOperation(), cases)
     assert [case.status for case in report.cases] == ["passed", "failed", "error", "unsupported"]
@@ -156,7 +156,7 @@ def test_expected_failures_are_strict() -> None:
     def wrong(subject: Subject) -> Any:
         raise Nonconformance("it is wrong")
 
-    cases = [asking("a.right", lambda subject: told()), asking("a.wrong", wrong)]
+    cases = [asking("a.right", lambda subject: nothing_wrong()), asking("a.wrong", wrong)]
     report = run_session(OneOperation(), cases, expected=known)
     assert [case.status for case in report.cases] == ["xpassed", "xfailed"]
     assert "was a bug" in report.cases[0].message
@@ -171,7 +171,7 @@ def test_case_that_cannot_be_asked_is_told_in_every_report_and_counts_neither_wa
     def run(*cases: Case, **expected: ExpectedFailure) -> SessionReport:
         return read_back(run_session(OneOperation(), cases, expected=expected))
 
-    right, other = asking("a.right", lambda subject: told()), asking("a.other", ask)
+    right, other = asking("a.right", lambda subject: nothing_wrong()), asking("a.other", ask)
     report = run(right, other)
     assert [case.status for case in report.cases] == ["passed", "inapplicable"]
     assert report.verdict == "passed"
@@ -190,7 +190,9 @@ def test_interrupt_keeps_what_was_found() -> None:
     def interrupted(subject: Subject) -> Any:
         raise KeyboardInterrupt
 
-    report = run_session(OneOperation(), [asking("a.right", lambda subject: told()), asking("a.long", interrupted)])
+    report = run_session(
+        OneOperation(), [asking("a.right", lambda subject: nothing_wrong()), asking("a.long", interrupted)]
+    )
     assert (report.complete, report.verdict, len(report.cases)) == (False, "incomplete", 1)
     assert "INCOMPLETE: interrupted after 1 of 2 cases" in terminal.render(report)
     assert read_back(report).verdict == "incomplete"
@@ -198,7 +200,7 @@ def test_interrupt_keeps_what_was_found() -> None:
 
 
 def test_cases_for_backends_are_not_for_others() -> None:
-    case = asking("a.b", lambda subject: told(), "backend")
+    case = asking("a.b", lambda subject: nothing_wrong(), "backend")
     assert applies(case, BackendSubject(load_backend("numpy")))
     assert not applies(case, OneOperation())
     assert make_header(OneOperation(), 0).suite["inference"] == sum(

@@ -17,6 +17,7 @@ from gpt2spec.plugins import load_backend
 from gpt2spec_conformance.case import Answer, Case, Nonconformance
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.judge import Part, budget, compare
+from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.mutants import Mutant, MutatedSubject, catalogue
 from gpt2spec_conformance.runner import Result, judge_answer
 
@@ -31,6 +32,8 @@ SLOW = ("training", "lengths")
 FARTHEST = 1e9
 """Budgets: answers farther apart than this, or nearer than its inverse, are not told apart."""
 MOST_SUSPECTS = 5
+DIVERGENCES = {family: words for level in LEVELS.values() for family, words in level.divergences.items()}
+"""Where a subject goes wrong that fails cases of a family, in words."""
 
 
 @dataclass(frozen=True)
@@ -180,17 +183,7 @@ def _first_divergence(failed: Sequence[Result]) -> str:
     if any(id.startswith("model.logits") for id in ids):
         taps_failed = any(id.startswith("model.taps") for id in ids)
         return "" if taps_failed else "after the last block: final layer norm or head"
-    for family, words in [
-        ("gradient", "the backward pass; the forward pass agrees"),
-        ("loss", "the loss; the logits agree"),
-        ("optimizer", "the optimizer's update"),
-        ("schedule", "the learning rate's course"),
-        ("initial", "the initial weights"),
-        ("dropout", "dropout"),
-        ("decode", "decoding; the whole pass agrees"),
-        ("lengths", "decoding of long texts; that of short ones agrees"),
-        ("int8", "int8 weights in decoding; decoding with exact weights agrees"),
-    ]:
+    for family, words in DIVERGENCES.items():
         if any(id.startswith(family) for id in ids):
             return words
     return ""

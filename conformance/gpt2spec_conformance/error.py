@@ -10,11 +10,18 @@ from types import MappingProxyType
 import numpy as np
 
 from gpt2spec.errors import InputError
+from gpt2spec_conformance.level import LEVELS
 
 EPSILON = MappingProxyType(
-    {"int8": 2.0**-7, "bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+    {
+        **{level.name: level.epsilon for level in LEVELS.values() if level.epsilon is not None},
+        "bfloat16": 2.0**-7,
+        "float16": 2.0**-10,
+        "float32": 2.0**-23,
+        "float64": 2.0**-52,
+    }
 )
-"""The distance from 1 to the next number; of int8, a step where the largest number is 1, nearly."""
+"""Units of errors by name: for a dtype, the distance from 1 to the next number, and those that levels have."""
 
 
 def activation_error(found: np.ndarray, expected: np.ndarray, dtype: str) -> float:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpt2spec_conformance.level import DEFAULT_LEVELS, LEVELS, level_names
+
 if TYPE_CHECKING:
     from gpt2spec_conformance.case import Case
     from gpt2spec_conformance.session import ExpectedFailure
@@ -34,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LEVEL",
         action="append",
         default=[],
-        help="only cases of inference, gradient, train, decode or int8; repeatable",
+        help=f"only cases of {level_names()}; repeatable",
     )
     group.addoption("--gpt2-expected", metavar="FILE", type=Path, help="TOML file of failures that are known")
 
@@ -46,19 +48,18 @@ def conformance_cases(
 
     Args:
         make_subject: makes who is judged; called once, by the first test that runs.
-        levels: only cases of these levels; all but int8 if empty.
+        levels: only cases of these levels; if empty, of those that are put by default (see `level.LEVELS`).
         expected: TOML file of failures that are known (see `session.read_expected`).
 
     Raises:
         ConfigError: there is no such level, or the file of expected failures is not as it should be.
     """
-    from gpt2spec_conformance.case import EXACT_LEVELS
     from gpt2spec_conformance.session import read_expected, select_cases
 
     subject = functools.cache(make_subject)
     known = read_expected(Path(expected)) if expected else {}
 
-    @pytest.mark.parametrize("case", as_parameters(select_cases(levels or EXACT_LEVELS)))
+    @pytest.mark.parametrize("case", as_parameters(select_cases(levels or DEFAULT_LEVELS)))
     def test_conformance(case: Case) -> None:
         check(case, subject(), known)
 
@@ -68,7 +69,6 @@ def conformance_cases(
 def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
     """Give the test of `test_suite` the cases and the subject that the command line asks for, or a skip."""
     from gpt2spec.errors import GPT2SpecError
-    from gpt2spec_conformance.case import EXACT_LEVELS
     from gpt2spec_conformance.session import read_expected, select_cases
 
     options = metafunc.config.option
@@ -80,7 +80,7 @@ def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
         make_subject = functools.cache(functools.partial(_subject, options))
         make_subject()  # a mistake in its name is told once, not by every case
         expected = read_expected(options.gpt2_expected) if options.gpt2_expected else {}
-        cases = select_cases(options.gpt2_level or EXACT_LEVELS)
+        cases = select_cases(options.gpt2_level or DEFAULT_LEVELS)
     except GPT2SpecError as error:
         raise pytest.Collector.CollectError(f"gpt2spec: error: {error}") from None
     rows = [pytest.param(case, make_subject, expected, id=case.id) for case in cases]
@@ -101,9 +101,9 @@ def check(case: Case, subject: Subject, expected: Mapping[str, ExpectedFailure])
     from gpt2spec_conformance.session import applies, claims, report_case
 
     if not applies(case, subject):
-        kind = "backends that decode in int8" if case.level == "int8" else "backends that do not"
-        kind = "backends" if case.operation == "backend" and subject.backend is None else kind
-        pytest.skip(f"only for {kind}, and {subject.name} is none")
+        needs_backend = case.operation == "backend" and subject.backend is None
+        audience = "backends" if needs_backend else LEVELS[case.level].audience
+        pytest.skip(f"only for {audience}, and {subject.name} is none")
     report = report_case(case, run_case(case, subject), expected)
     if report.status == "xfailed":
         pytest.xfail(f"{report.reason} ({report.link})")

@@ -13,7 +13,7 @@ import numpy as np
 from gpt2spec.config import GPT2Config
 from gpt2spec.parameters import HostParams
 from gpt2spec.plugins import load_backend
-from gpt2spec_conformance.case import Answer, Case, Level, Nonconformance, NotApplicable
+from gpt2spec_conformance.case import Answer, Case, Nonconformance, NotApplicable
 from gpt2spec_conformance.judge import Part, budget, compare
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
@@ -38,7 +38,7 @@ class Result:
     """
 
     id: str
-    level: Level
+    level: str
     status: Status
     error: float | None = None
     budget: float | None = None

@@ -18,10 +18,11 @@ from typing import Literal, cast
 
 from gpt2spec.errors import ConfigError, GPT2SpecError, nearest
 from gpt2spec.files import sha256_of_file
-from gpt2spec_conformance.case import LEVELS, Case, Level
+from gpt2spec_conformance.case import Case
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.diagnosis import Diagnosis, diagnose
 from gpt2spec_conformance.judge import BUDGETS, Part
+from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.runner import Result, run_cases
 from gpt2spec_conformance.subject import Subject, load_subject
 
@@ -53,7 +54,7 @@ class CaseReport:
     """
 
     id: str
-    level: Level
+    level: str
     summary: str
     status: Status
     error: float | None = None
@@ -92,7 +93,7 @@ class LevelReport:
         of: cases of this level in the suite that apply to the subject.
     """
 
-    level: Level
+    level: str
     status: LevelStatus
     counts: Mapping[Status, int]
     of: int
@@ -132,7 +133,7 @@ class Header:
     budgets: str
     started: str
     planned: int
-    suite: Mapping[Level, int]
+    suite: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class SessionReport:
         return case.status in WRONG and case.level in claimed
 
 
-def level_report(level: Level, cases: Sequence[CaseReport], of: int) -> LevelReport:
+def level_report(level: str, cases: Sequence[CaseReport], of: int) -> LevelReport:
     """Judge a level by the cases of it that ran; the suite has `of`."""
     counts = Counter(case.status for case in cases)
     status: LevelStatus
@@ -194,20 +195,14 @@ def level_report(level: Level, cases: Sequence[CaseReport], of: int) -> LevelRep
     return LevelReport(level, status, dict(counts), of)
 
 
-def claims(subject: Subject, level: Level) -> bool:
+def claims(subject: Subject, level: str) -> bool:
     """Whether the subject supports anything of a level; then it must support everything."""
     return any(subject.supports(case.operation) for case in all_cases() if case.level == level)
 
 
 def applies(case: Case, subject: Subject) -> bool:
-    """Whether a case is meant for a subject.
-
-    Those of the tensor operations themselves are for backends only, those of int8 for backends that decode so. To
-    these nothing else is put: what they are without it has been judged before.
-    """
-    if (case.level == "int8") != (subject.decoding_weights == "int8"):
-        return False
-    return case.operation != "backend" or subject.supports("backend")
+    """Whether a case is meant for a subject: its level is, and only backends are asked for tensor operations."""
+    return LEVELS[case.level].applies(subject) and (case.operation != "backend" or subject.supports("backend"))
 
 
 def run_session(
@@ -307,7 +302,9 @@ def framework_versions(subject: Subject) -> dict[str, str]:
 
 def manifest_hash() -> str:
     """SHA-256 of every case's id, level, operation, metric and summary."""
-    manifest = [[case.id, case.level, case.operation, case.metric, case.unit, case.summary] for case in all_cases()]
+    manifest = [
+        [case.id, case.level, case.operation, case.metric, case.unit or "", case.summary] for case in all_cases()
+    ]
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 

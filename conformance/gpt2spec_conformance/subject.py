@@ -24,6 +24,7 @@ from gpt2spec.errors import ConfigError
 from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
 from gpt2spec.optimizer import AdamW, WarmupCosine, apply_gradients, initial_state, train_step, update_scalars
 from gpt2spec.parameters import HostParams, initial_parameters
+from gpt2spec_conformance.level import LEVELS
 
 OPERATIONS = (
     "logits",
@@ -38,11 +39,8 @@ OPERATIONS = (
     "cached_logits",
     "token_probabilities",
     "generate",
-    "backend",
-    "int8",
 )
-"""What a case may ask for; "backend" means the tensor operations and transforms themselves, "int8" those of a backend
-that rounds weights in decoding."""
+"""The methods of a subject; what else a case may ask for says `Case`."""
 
 
 class Subject:
@@ -53,21 +51,21 @@ class Subject:
         dtype: what it computes in: errors are measured in this dtype's epsilon.
         backend: the backend, where the subject is one.
         frameworks: distributions whose versions belong into a report.
-        decoding_weights: what weights are rounded to in decoding, "int8", or empty where they are not.
+        decoding_weights: what weights are rounded to in decoding, "int8", or None where they are not.
     """
 
     name: str = "subject"
     dtype: str = "float32"
     backend: Backend | None = None
     frameworks: tuple[str, ...] = ()
-    decoding_weights: str = ""
+    decoding_weights: str | None = None
 
     def supports(self, operation: str) -> bool:
-        """Whether the subject has an operation of `OPERATIONS`."""
+        """Whether the subject has what a case needs: an operation of `OPERATIONS`, or another one (see `Case`)."""
         if operation == "backend":
             return self.backend is not None
-        if operation == "int8":
-            return self.backend is not None and self.decoding_weights == "int8"
+        if operation in LEVELS:
+            return self.backend is not None and LEVELS[operation].applies(self)
         if operation == "loss":
             return self._overrides("loss") or self._overrides("loss_and_gradients")
         return self._overrides(operation)
@@ -167,15 +165,15 @@ class BackendSubject(Subject):
 
     def __init__(self, backend: Backend, name: str | None = None) -> None:
         self.backend = backend
-        self.decoding_weights = backend.capabilities.decoding_weights
+        self.decoding_weights = backend.capabilities.decoding_weights or None
         self.name = name or " ".join(filter(None, [backend.name, self.decoding_weights]))
         self.dtype = backend.dtype
         self._programs: dict[Any, Any] = {}
 
     def supports(self, operation: str) -> bool:
-        """Everything; gradients only where the backend claims them, and int8 where it rounds weights to that."""
-        if operation == "int8":
-            return self.decoding_weights == "int8"
+        """A backend has everything but gradients that it does not claim and the operations of other levels."""
+        if operation in LEVELS:
+            return LEVELS[operation].applies(self)
         needs_gradients = operation in ("loss_and_gradients", "accumulated_gradients", "train_losses")
         return self.backend.capabilities.gradients or not needs_gradients
 

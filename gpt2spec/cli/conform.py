@@ -30,6 +30,8 @@ FULL = "float32"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from gpt2spec_conformance.level import level_names
+
     subject = parser.add_argument_group("who is judged")
     add_backend_arguments(subject)
     subject.add_argument(
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LEVEL",
-        help="only inference, gradient, train, decode or int8; repeatable",
+        help=f"only {level_names()}; repeatable",
     )
     cases.add_argument(
         "--case", action="append", default=[], metavar="ID", help="only these cases; * matches; repeatable"

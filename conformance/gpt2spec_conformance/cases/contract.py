@@ -1,4 +1,4 @@
-"""What a backend promises beside its operations: parameters, transforms, capabilities; and that mistakes are told."""
+"""What a backend promises beside its operations: parameters, transforms, capabilities; and what it must refuse."""
 
 from functools import partial
 from typing import Any
@@ -8,89 +8,21 @@ import numpy as np
 
 from gpt2spec.model import forward
 from gpt2spec.ops import TensorOps
-from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
+from gpt2spec_conformance.case import Answer, Nonconformance, all_hold, case, nothing_wrong
 from gpt2spec_conformance.cases.inputs import L2, token_batch, tokens_and_targets
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
 
-def cases() -> list[Case]:
-    """All of them."""
-    return [
-        Case(
-            "contract.parameters",
-            "inference",
-            "backend",
-            "dump_params gives back what load_params took: names, their order, shapes and bits",
-            parameters,
-            metric="exact",
-            truth=lambda answer: weight_set("probe", L2),
-        ),
-        Case(
-            "contract.capabilities",
-            "inference",
-            "backend",
-            "what the backend says of itself is well-formed, and it computes in a dtype that it claims",
-            capabilities,
-            metric="exact",
-            truth=lambda answer: told(),
-        ),
-        Case(
-            "contract.precision",
-            "inference",
-            "backend",
-            "a product has the precision of its dtype: it is not computed in a lower one",
-            precision,
-        ),
-        Case(
-            "contract.jit",
-            "inference",
-            "backend",
-            "a compiled function follows its inputs, and leaves its inputs and earlier results alone",
-            jit,
-            metric="exact",
-            truth=lambda answer: {name: JIT_RIGHT[name] for name in answer},
-        ),
-        Case(
-            "contract.jit-update",
-            "inference",
-            "backend",
-            "a compiled update goes on from the state that it returned",
-            jit_update,
-            metric="exact",
-            truth=lambda answer: {"states": np.array([2.0, 5.0, 11.0, 23.0]), "aux": np.array([0.5, 2.0, 5.0, 11.0])},
-        ),
-        Case(
-            "contract.eager",
-            "inference",
-            "backend",
-            "compiled and uncompiled logits agree, and the layers' own loop with the plain one",
-            eager,
-            truth=lambda answer: {"eager": answer["compiled"], "loop": answer["compiled"]},
-        ),
-        Case(
-            "contract.ids",
-            "inference",
-            "logits",
-            "an id beyond the vocabulary, or a negative one, is an error: it is neither clamped nor ignored",
-            lambda subject: _refuses(subject, [L2.vocab_size, -1]),
-            metric="exact",
-            truth=lambda answer: told(),
-        ),
-        Case(
-            "contract.length",
-            "inference",
-            "logits",
-            "more positions than n_ctx are an error",
-            too_long,
-            metric="exact",
-            truth=lambda answer: told(),
-        ),
-    ]
-
-
+@case(
+    "contract.parameters",
+    level="inference",
+    operation="backend",
+    metric="exact",
+    truth=lambda answer: weight_set("probe", L2),
+)
 def parameters(subject: Subject) -> Answer:
-    """There and back."""
+    """dump_params gives back what load_params took: names, their order, shapes and bits."""
     backend, params = backend_of(subject), weight_set("probe", L2)
     found = backend.dump_params(backend.load_params(params))
     if list(found) != list(params):
@@ -98,8 +30,9 @@ def parameters(subject: Subject) -> Answer:
     return found
 
 
+@case("contract.capabilities", level="inference", operation="backend", metric="exact", truth=all_hold)
 def capabilities(subject: Subject) -> Answer:
-    """Checked here."""
+    """What the backend says of itself is well-formed, and it computes in a dtype that it claims."""
     backend = backend_of(subject)
     claims = backend.capabilities
     if backend.dtype not in claims.dtypes:
@@ -120,7 +53,7 @@ def capabilities(subject: Subject) -> Answer:
         _must_raise(
             lambda: backend.value_and_grad(lambda tree: tree["x"])({"x": backend.put(np.ones(()))}), "gradients"
         )
-    return told()
+    return nothing_wrong()
 
 
 def _must_raise(action: Any, capability: str) -> None:
@@ -131,8 +64,12 @@ def _must_raise(action: Any, capability: str) -> None:
     raise Nonconformance(f"the backend says that it has no {capability}, but computes them")
 
 
+@case("contract.precision", level="inference", operation="backend")
 def precision(subject: Subject) -> Answer:
-    """Products whose factors need all their bits."""
+    """A product has the precision of its dtype: it is not computed in a lower one.
+
+    The factors need all their bits.
+    """
     backend = backend_of(subject)
     r = np.random.default_rng(3)
     a, b = (1.0 + r.random((16, 64)).astype(np.float32) * 2**-6 for _ in range(2))
@@ -149,17 +86,24 @@ def precision(subject: Subject) -> Answer:
     return {name: backend.to_numpy(x) for name, x in found.items()}
 
 
-JIT_RIGHT = {
-    "first": np.array([3.0, 5.0]),
-    "second": np.array([21.0, 41.0]),
-    "first, kept": np.array([3.0, 5.0]),
-    "input, kept": np.array([1.0, 2.0]),
-    "other shape": np.array([15.0]),
-}
-
-
+@case(
+    "contract.jit",
+    level="inference",
+    operation="backend",
+    metric="exact",
+    truth=lambda answer: {
+        "first": np.array([3.0, 5.0]),
+        "second": np.array([21.0, 41.0]),
+        "other shape": np.array([15.0]),
+        "first, kept": np.array([3.0, 5.0]),
+        "input, kept": np.array([1.0, 2.0]),
+    },
+)
 def jit(subject: Subject) -> Answer:
-    """2 x + 1 of several inputs."""
+    """A compiled function follows its inputs, and leaves its inputs and earlier results alone.
+
+    The function is 2 x + 1.
+    """
     backend = backend_of(subject)
     run = backend.jit(lambda x: 2.0 * x + 1.0)
     x = backend.put(np.array([1.0, 2.0]))
@@ -169,8 +113,18 @@ def jit(subject: Subject) -> Answer:
     return {**answer, "first, kept": backend.to_numpy(first), "input, kept": backend.to_numpy(x)}
 
 
+@case(
+    "contract.jit-update",
+    level="inference",
+    operation="backend",
+    metric="exact",
+    truth=lambda answer: {"states": np.array([2.0, 5.0, 11.0, 23.0]), "aux": np.array([0.5, 2.0, 5.0, 11.0])},
+)
 def jit_update(subject: Subject) -> Answer:
-    """x becomes 2 x + 1, four times from 1 / 2."""
+    """A compiled update goes on from the state that it returned.
+
+    It makes 2 x + 1 of x, four times from 1 / 2.
+    """
     backend = backend_of(subject)
     step = backend.jit_update(lambda state: ({"x": 2.0 * state["x"] + 1.0}, state["x"] * 1.0))
     state = {"x": backend.put(np.array([0.5]))}
@@ -182,8 +136,14 @@ def jit_update(subject: Subject) -> Answer:
     return {"states": np.array(states), "aux": np.array(seen)}
 
 
+@case(
+    "contract.eager",
+    level="inference",
+    operation="backend",
+    truth=lambda answer: {"eager": answer["compiled"], "loop": answer["compiled"]},
+)
 def eager(subject: Subject) -> Answer:
-    """The forward pass three ways."""
+    """Compiled and uncompiled logits agree, and the layers' own loop with the plain one."""
     backend = backend_of(subject)
     tokens, _ = tokens_and_targets(L2)
     params, ids = backend.load_params(weight_set("probe", L2)), backend.put(tokens)
@@ -196,18 +156,21 @@ def eager(subject: Subject) -> Answer:
     return found
 
 
-def _refuses(subject: Subject, ids: list[int]) -> Answer:
-    for wrong in ids:
+@case("contract.ids", level="inference", operation="logits", metric="exact", truth=all_hold)
+def unknown_ids(subject: Subject) -> Answer:
+    """An id beyond the vocabulary, or a negative one, is an error: it is neither clamped nor ignored."""
+    for wrong in (L2.vocab_size, -1):
         tokens = token_batch(L2)[:, :-1].copy()
         tokens[1, 3] = wrong
         _must_refuse(subject, tokens, f"the id {wrong} (the vocabulary has {L2.vocab_size})")
-    return told()
+    return nothing_wrong()
 
 
+@case("contract.length", level="inference", operation="logits", metric="exact", truth=all_hold)
 def too_long(subject: Subject) -> Answer:
-    """One position too many."""
+    """More positions than n_ctx are an error."""
     _must_refuse(subject, token_batch(L2, positions=L2.n_ctx)[:, : L2.n_ctx + 1], f"{L2.n_ctx + 1} positions")
-    return told()
+    return nothing_wrong()
 
 
 def _must_refuse(subject: Subject, tokens: np.ndarray, what: str) -> None:

@@ -1,104 +1,68 @@
 """Cached decoding against the whole pass, filters, and generation."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpt2spec.decoding.options import GenerateOptions
-from gpt2spec_conformance.case import Answer, Case, Nonconformance, told
+from gpt2spec_conformance.case import Answer, Nonconformance, Row, case, nothing_wrong
 from gpt2spec_conformance.cases.inputs import L2, token_batch
 from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import weight_set
 
-ONE_BY_ONE = (1,) * 16
 PREFILL = (9, 1, 1, 1, 1, 1, 1, 1)
-PIECES = (3, 5, 1, 7)
 
 
-def cases() -> list[Case]:
-    """All of them."""
-    return [
-        *(
-            Case(
-                f"decode.cache.{name}",
-                "decode",
-                "cached_logits",
-                f"logits through the cache, {words}, are those of the whole pass",
-                partial(cached, lengths=lengths, widths=widths),
-            )
-            for name, words, lengths, widths in [
-                ("steps", "token by token to the end of the context", (16, 16), ONE_BY_ONE),
-                ("prefill", "a prompt in one pass and then token by token", (16, 16), PREFILL),
-                ("pieces", "in pieces of several tokens", (16, 16), PIECES),
-                ("ragged", "rows of different lengths", (16, 9), PREFILL),
-            ]
-        ),
-        *_filters(),
-        *_penalties(),
-        _generate("greedy", "greedy continuations", greedy),
-        _generate(
-            "sampled",
-            "the same seed gives the same tokens: one uniform number a token, inverse CDF, a stream for each prompt",
-            sampled,
-        ),
-        _generate(
-            "samples",
-            "samples of a prompt have numbers of their own, wherever it stands, and equal prompts go on with the next",
-            samples,
-        ),
-        _generate("stop", "a text ends before its first stop token; the others go on", stop),
-        _generate("penalty", "the repetition penalty is for tokens of the prompt and for new ones", penalty),
-        _generate("beams", "the likeliest sequences by beam search, in order", beams),
-        _generate(
-            "beams.length",
-            "beams of different lengths by the mean of their log-probabilities, the stop token's included",
-            beams_of_lengths,
-        ),
-        Case(
-            "decode.generate.alone",
-            "decode",
-            "generate",
-            "a prompt's continuation does not depend on what else is in the batch",
-            alone,
-            metric="exact",
-            truth=lambda answer: {"batched": answer["alone"]},
-        ),
-        _generate("overflow", "a prompt that would pass the context with its new tokens is refused", overflow),
-    ]
-
-
-def _generate(name: str, summary: str, ask: Callable[[Subject], Answer]) -> Case:
-    return Case(f"decode.generate.{name}", "decode", "generate", summary, ask, metric="exact")
+@case(
+    "decode.cache.{name}",
+    level="decode",
+    operation="cached_logits",
+    each=[
+        {"name": name, "how": how, "lengths": lengths, "widths": widths}
+        for name, how, lengths, widths in (
+            ("steps", "token by token to the end of the context", (16, 16), (1,) * 16),
+            ("prefill", "a prompt in one pass and then token by token", (16, 16), PREFILL),
+            ("pieces", "in pieces of several tokens", (16, 16), (3, 5, 1, 7)),
+            ("ragged", "rows of different lengths", (16, 9), PREFILL),
+        )
+    ],
+)
+def cached(subject: Subject, lengths: tuple[int, ...], widths: tuple[int, ...]) -> Answer:
+    """Logits through the cache, {how}, are those of the whole pass."""
+    tokens = token_batch(L2)[:, :-1].copy()
+    params = weight_set("probe", L2)
+    for row, length in enumerate(lengths):
+        tokens[row, length:] = 0
+    logits = np.asarray(subject.cached_logits(L2, params, tokens, lengths, widths), np.float64)
+    return {"logits": logits}
 
 
 P = np.log([0.5, 0.3, 0.15, 0.05])
+SCORES = np.array([2.0, 1.0, -1.0, -2.0])
 
 
 def _filter(
     name: str,
     summary: str,
-    right: Sequence[float] | np.ndarray,
+    weights: Sequence[float] | np.ndarray,
     scores: Sequence[float] | np.ndarray = P,
     text: Sequence[int] = (),
     **options: Any,
-) -> Case:
-    """Tokens are to have probabilities in proportion to `right`."""
-    return Case(
-        f"decode.filter.{name}",
-        "decode",
-        "token_probabilities",
-        summary,
-        partial(filtered, scores=np.array(scores), options=GenerateOptions(**options), text=text),
-        metric="whole",
-        truth=partial(normalised, weights=np.array(right)),
-    )
+) -> Row:
+    """A row of `filtered`: with these options, tokens have probabilities in proportion to `weights`."""
+    options = {"scores": np.array(scores), "text": text, "options": GenerateOptions(**options)}
+    return {"name": name, "summary": summary, "weights": np.array(weights), **options}
 
 
-def _filters() -> list[Case]:
-    return [
+@case(
+    "decode.filter.{name}",
+    level="decode",
+    operation="token_probabilities",
+    metric="whole",
+    truth=lambda answer, weights: {"probabilities": weights / np.sum(weights)},
+    each=[
         _filter("top-p.crossing", "top-p keeps the token that crosses p", [0.5, 0.3, 0.15, 0], top_p=0.9),
         _filter("top-p.zero", "top-p of 0 keeps the likeliest token", [1, 0, 0, 0], top_p=0.0),
         _filter("top-p.one", "top-p of 1 keeps everything", [0.5, 0.3, 0.15, 0.05], top_p=1.0),
@@ -144,18 +108,11 @@ def _filters() -> list[Case]:
             top_p=0.75,
         ),
         _filter("both", "top-p counts the mass that top-k left", [0.5, 0, 0, 0], top_k=2, top_p=0.62),
-    ]
-
-
-def _penalties() -> list[Case]:
-    """Of logits 2, 1, -1 and -2 the first and the third stand in the text."""
-    scores = np.array([2.0, 1.0, -1.0, -2.0])
-    return [
         _filter(
             "penalty",
             "of tokens in the text, positive logits are divided by the penalty and negative ones multiplied",
             np.exp([1.0, 1.0, -2.0, -2.0]),
-            scores,
+            SCORES,
             text=[0, 2],
             repetition_penalty=2.0,
         ),
@@ -163,7 +120,7 @@ def _penalties() -> list[Case]:
             "penalty.once",
             "a token that stands in the text three times is penalised once",
             np.exp([1.0, 1.0, -2.0, -2.0]),
-            scores,
+            SCORES,
             text=[2, 0, 2, 2, 0],
             repetition_penalty=2.0,
         ),
@@ -171,22 +128,19 @@ def _penalties() -> list[Case]:
             "penalty.order",
             "the penalty comes before the filters",
             [0, 1, 0, 0],
-            scores,
+            SCORES,
             text=[0, 2],
             repetition_penalty=2.5,
             top_k=1,
         ),
-    ]
+    ],
+)
+def filtered(subject: Subject, scores: np.ndarray, options: GenerateOptions, text: Sequence[int]) -> Answer:
+    """{summary}.
 
-
-def cached(subject: Subject, lengths: tuple[int, ...], widths: tuple[int, ...]) -> Answer:
-    """Logits through the cache; the oracle's are those of a whole pass."""
-    tokens = token_batch(L2)[:, :-1].copy()
-    params = weight_set("probe", L2)
-    for row, length in enumerate(lengths):
-        tokens[row, length:] = 0
-    logits = np.asarray(subject.cached_logits(L2, params, tokens, lengths, widths), np.float64)
-    return {"logits": logits}
+    The answer has the probabilities [V] of the token after a text, from its logits by some options.
+    """
+    return {"probabilities": np.asarray(subject.token_probabilities(scores, options, text), np.float64)}
 
 
 PROMPTS = [[33, 45, 57, 8, 18], [20], [21, 38, 26, 0, 18, 26, 59]]
@@ -203,16 +157,6 @@ GREEDY = GenerateOptions(max_new_tokens=8, temperature=0.0)
 SAMPLED = GenerateOptions(max_new_tokens=8, temperature=0.9, top_k=20, top_p=0.95, seed=83)
 
 
-def filtered(subject: Subject, scores: np.ndarray, options: GenerateOptions, text: Sequence[int]) -> Answer:
-    """Probabilities of logits by some options, after a text."""
-    return {"probabilities": np.asarray(subject.token_probabilities(scores, options, text), np.float64)}
-
-
-def normalised(answer: Answer, weights: np.ndarray) -> Answer:
-    """What the probabilities must be."""
-    return {"probabilities": weights / np.sum(weights)}
-
-
 def continued(subject: Subject, prompts: list[list[int]], options: GenerateOptions) -> Answer:
     """The new tokens of each text; -1 after its end."""
     rows = subject.generate(L2, weight_set("probe", L2), prompts, options)
@@ -220,44 +164,70 @@ def continued(subject: Subject, prompts: list[list[int]], options: GenerateOptio
     return {f"text {i}": np.array(row) for i, row in enumerate(filled)}
 
 
+@case("decode.generate.greedy", level="decode", operation="generate", metric="exact")
 def greedy(subject: Subject) -> Answer:
-    """Eight tokens after each prompt. The best logit is 0.4 above the second-best one; 0.25 in the two cases below."""
+    """Greedy continuations.
+
+    The best logit is 0.4 above the second-best one; in `stop` and `penalty` it is 0.25.
+    """
     return continued(subject, PROMPTS, GREEDY)
 
 
+@case("decode.generate.sampled", level="decode", operation="generate", metric="exact")
 def sampled(subject: Subject) -> Answer:
-    """Eight tokens after each prompt. Here and below, no running sum is within 1e-4 of a number or of top-p."""
+    """The same seed gives the same tokens: one uniform number a token, inverse CDF, a stream for each prompt.
+
+    No running sum is within 1e-4 of a number or of top-p, here and in `samples`.
+    """
     return continued(subject, PROMPTS, SAMPLED)
 
 
+@case("decode.generate.samples", level="decode", operation="generate", metric="exact")
 def samples(subject: Subject) -> Answer:
-    """Two samples of each prompt; the first one comes twice."""
+    """Samples of a prompt have numbers of their own, wherever it stands, and equal prompts go on with the next.
+
+    The first prompt comes twice, with two samples each time.
+    """
     return continued(subject, [PROMPTS[0], PROMPTS[2], PROMPTS[0]], dataclasses.replace(SAMPLED, samples=2))
 
 
+@case("decode.generate.stop", level="decode", operation="generate", metric="exact")
 def stop(subject: Subject) -> Answer:
-    """Greedy continuations."""
+    """A text ends before its first stop token; the others go on."""
     return continued(subject, STOPPING, dataclasses.replace(GREEDY, stop_tokens=STOP))
 
 
+@case("decode.generate.penalty", level="decode", operation="generate", metric="exact")
 def penalty(subject: Subject) -> Answer:
-    """Greedy continuations."""
+    """The repetition penalty is for tokens of the prompt and for new ones."""
     return continued(subject, REPEATING, dataclasses.replace(GREEDY, repetition_penalty=1.5))
 
 
+@case("decode.generate.beams", level="decode", operation="generate", metric="exact")
 def beams(subject: Subject) -> Answer:
-    """All beams of each prompt. Sums that are compared differ by 0.01 or more, here and in the next case."""
+    """The likeliest sequences by beam search, in order.
+
+    Sums that are compared differ by 0.01 or more, here and in `beams_of_lengths`.
+    """
     return continued(subject, BRANCHING, GenerateOptions(max_new_tokens=6, beams=3, samples=3))
 
 
+@case("decode.generate.beams.length", level="decode", operation="generate", metric="exact")
 def beams_of_lengths(subject: Subject) -> Answer:
-    """All beams of each prompt."""
+    """Beams of different lengths by the mean of their log-probabilities, the stop token's included."""
     options = GenerateOptions(max_new_tokens=6, beams=3, samples=3, length_penalty=1.0, stop_tokens=STOP)
     return continued(subject, ENDING, options)
 
 
+@case(
+    "decode.generate.alone",
+    level="decode",
+    operation="generate",
+    metric="exact",
+    truth=lambda answer: {"batched": answer["alone"]},
+)
 def alone(subject: Subject) -> Answer:
-    """The longest prompt by itself and with the others."""
+    """A prompt's continuation does not depend on what else is in the batch."""
     prompts = [PROMPTS[2], PROMPTS[0], PROMPTS[1]]
     return {
         "alone": continued(subject, prompts[:1], GREEDY)["text 0"],
@@ -265,10 +235,14 @@ def alone(subject: Subject) -> Answer:
     }
 
 
+@case("decode.generate.overflow", level="decode", operation="generate", metric="exact")
 def overflow(subject: Subject) -> Answer:
-    """Nine tokens and eight new ones, where sixteen is the most: any exception will do."""
+    """A prompt that would pass the context with its new tokens is refused.
+
+    Nine tokens and eight new ones are too many where sixteen is the most: any exception will do.
+    """
     try:
         found = subject.generate(L2, weight_set("probe", L2), [[7] * 9], GREEDY)
     except Exception:
-        return told()
+        return nothing_wrong()
     raise Nonconformance(f"9 tokens were continued by {len(found[0])}, beyond the {L2.n_ctx} positions there are")

@@ -17,7 +17,7 @@ from gpt2spec.model import transformer
 from gpt2spec.ops import Tensor
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.random import generator
-from gpt2spec_conformance.case import Answer, Case, NotApplicable
+from gpt2spec_conformance.case import Answer, NotApplicable, all_hold, case
 from gpt2spec_conformance.cases.inputs import L1, L2, tokens_and_targets
 from gpt2spec_conformance.error import EPSILON
 from gpt2spec_conformance.subject import Subject, backend_of
@@ -28,63 +28,6 @@ RATE = 0.5
 MODEL = L2.replace(n_embd=96, dropout=RATE)
 SITES = 2 * L2.n_layer + 1
 ROWS = 4
-
-
-def cases() -> list[Case]:
-    """All of them."""
-    return [
-        Case(
-            "dropout.scale",
-            "train",
-            "backend",
-            "what is kept is divided by 1 - p, at each of the five sites",
-            lambda subject: {"right": _exactly(np.isin(_digits(subject), (0, 2)))},
-            metric="exact",
-            truth=lambda answer: {"right": np.ones(SITES)},
-        ),
-        Case(
-            "dropout.rate",
-            "train",
-            "backend",
-            "a share p is dropped, at each of the five sites, within five standard errors",
-            rate,
-            metric="exact",
-            truth=lambda answer: {"right": np.ones(SITES)},
-        ),
-        Case(
-            "dropout.sites",
-            "train",
-            "backend",
-            "no two sites, rows or steps have the same mask; the same (seed, step) has the same",
-            sites,
-            metric="exact",
-            truth=lambda answer: {name: np.ones(1) for name in answer},
-        ),
-        Case(
-            "dropout.backward",
-            "train",
-            "backend",
-            "the backward pass has the mask of the forward pass",
-            backward,
-            metric="whole",
-            truth=lambda answer: {"product": answer["value"]},
-        ),
-        Case(
-            "dropout.masks.given",
-            "train",
-            "backend",
-            "with given random numbers, the loss and its gradient are those of the definition: what is dropped where",
-            given_masks,
-            metric="gradients",
-        ),
-        Case(
-            "dropout.evaluation",
-            "inference",
-            "logits",
-            "logits have no dropout, whatever the configuration's rate",
-            evaluation,
-        ),
-    ]
 
 
 def constant_branches(base: float) -> HostParams:
@@ -127,19 +70,23 @@ def _program(backend: Backend) -> Any:
     return backend.jit(stream)
 
 
-def _exactly(held: np.ndarray) -> np.ndarray:
-    return held.reshape(SITES, -1).all(1).astype(float)
+@case("dropout.scale", level="train", operation="backend", metric="exact", truth=all_hold)
+def scale(subject: Subject) -> Answer:
+    """What is kept is divided by 1 - p, at each of the five sites."""
+    return {"right": np.isin(_digits(subject), (0, 2)).reshape(SITES, -1).all(1).astype(float)}
 
 
+@case("dropout.rate", level="train", operation="backend", metric="exact", truth=all_hold)
 def rate(subject: Subject) -> Answer:
-    """1 for each site whose share of zeros is as it should be."""
+    """A share p is dropped, at each of the five sites, within five standard errors."""
     dropped = (_digits(subject) == 0).reshape(SITES, -1)
     error = 5 * np.sqrt(RATE * (1 - RATE) / dropped.shape[1])
     return {"right": (np.abs(dropped.mean(1) - RATE) < error).astype(float)}
 
 
+@case("dropout.sites", level="train", operation="backend", metric="exact", truth=all_hold)
 def sites(subject: Subject) -> Answer:
-    """Comparisons of masks."""
+    """No two sites, rows or steps have the same mask; the same (seed, step) has the same."""
     first, again, other = (_digits(subject, *key) != 0 for key in ((1, 1), (1, 1), (1, 2)))
 
     def alike(masks: np.ndarray) -> bool:
@@ -156,8 +103,18 @@ def sites(subject: Subject) -> Answer:
     return {name: np.array([float(value)]) for name, value in held.items()}
 
 
+@case(
+    "dropout.backward",
+    level="train",
+    operation="backend",
+    metric="whole",
+    truth=lambda answer: {"product": answer["value"]},
+)
 def backward(subject: Subject) -> Answer:
-    """f(x) = <c, dropout(x)> is linear, so f(x) = <gradient, x> if both have one mask."""
+    """The backward pass has the mask of the forward pass.
+
+    f(x) = <c, dropout(x)> is linear, so f(x) = <gradient, x> if both have one mask.
+    """
     backend = backend_of(subject)
     ops = backend.ops
     r = np.random.default_rng(5)
@@ -173,25 +130,19 @@ def backward(subject: Subject) -> Answer:
     return {"product": np.array([product]), "value": np.array([float(backend.to_numpy(value))])}
 
 
-def evaluation(subject: Subject) -> Answer:
-    """Logits of a model that has a dropout rate."""
-    config = L2.replace(dropout=RATE, attn_dropout=RATE)
-    tokens, _ = tokens_and_targets(config)
-    return {"logits": subject.logits(config, weight_set("probe", config), tokens)}
-
-
 GIVEN = L1.replace(dropout=0.3, attn_dropout=0.2)
 LEVELS_OF_NUMBERS = 64
 """The given numbers are 1/128, 3/128, ...: none is close to a rate."""
 
 
+@case("dropout.masks.given", level="train", operation="backend", metric="gradients")
 def given_masks(subject: Subject) -> Answer:
-    """The loss, its gradient, and how often random numbers were drawn.
+    """With given random numbers, the loss and its gradient are those of the definition: what is dropped where.
 
-    They are drawn in the order of the model: for the embedding, the attention weights [B, H, T, T], the attention
-    output and the MLP output. Draw number n has the same numbers for every backend; a value is dropped where its
-    number is below the rate. The key is no argument and the function is not compiled, so that the operations draw by
-    `random_uniform`.
+    The answer also says how often numbers were drawn, which goes in the order of the model: for the embedding, the
+    attention weights [B, H, T, T], the attention output and the MLP output. Draw number n has the same numbers for
+    every backend; a value is dropped where its number is below the rate. The key is no argument and the function is
+    not compiled, so that the operations draw by `random_uniform`.
     """
     backend = backend_of(subject)
     ops, params, batch = backend.ops, weight_set("probe", GIVEN), tokens_and_targets(GIVEN)
@@ -223,3 +174,11 @@ def _drops_weights(backend: Backend) -> bool:
     q, v = (backend.ops.full(shape, value, backend.dtype) for value in (0.0, 1.0))
     found = backend.ops.causal_attention(q, q, v, dropout=RATE, key=backend.dropout_key(1, 1))
     return bool(np.abs(backend.to_numpy(found) - 1.0).max() > 0.1)
+
+
+@case("dropout.evaluation", level="inference", operation="logits")
+def evaluation(subject: Subject) -> Answer:
+    """Logits have no dropout, whatever the configuration's rate."""
+    config = L2.replace(dropout=RATE, attn_dropout=RATE)
+    tokens, _ = tokens_and_targets(config)
+    return {"logits": subject.logits(config, weight_set("probe", config), tokens)}

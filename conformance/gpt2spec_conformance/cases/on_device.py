@@ -10,83 +10,16 @@ from gpt2spec.decoding import on_device, sampling
 from gpt2spec.decoding.cache import Rows
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.random import generator
-from gpt2spec_conformance.case import Answer, Case
+from gpt2spec_conformance.case import Answer, case
 from gpt2spec_conformance.cases.decode import GREEDY, PROMPTS, REPEATING, SAMPLED, STOP, STOPPING, continued
 from gpt2spec_conformance.cases.inputs import L2, LONG, token_batch
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
-
-def cases() -> list[Case]:
-    """All of them."""
-    return [
-        Case(
-            "decode.cache.select",
-            "decode",
-            "backend",
-            "rows of a cache that are exchanged, doubled and dropped go on with the logits of the whole pass",
-            select,
-            truth=lambda answer: {"logits": selected_logits()},
-        ),
-        Case(
-            "lengths.decode",
-            "decode",
-            "backend",
-            "a text that grows from 1 token to 1024 has the logits of the whole pass at every length",
-            lengths,
-            truth=lambda answer: {"logits": whole_logits()},
-        ),
-        Case(
-            "decode.device.filters",
-            "decode",
-            "backend",
-            "the device's filters give the host's probabilities, row by row, equal tokens included",
-            filters,
-            metric="whole",
-            truth=lambda answer: host_probabilities(),
-        ),
-        Case(
-            "decode.device.penalty",
-            "decode",
-            "backend",
-            "the device penalises the tokens of each row's text as the host does",
-            penalty,
-            truth=lambda answer: host_penalty(),
-        ),
-        Case(
-            "decode.device.inverse-cdf",
-            "decode",
-            "backend",
-            "the device takes the host's token for a uniform number of 0, on a boundary, between them, and nearly 1",
-            inverse_cdf,
-            metric="exact",
-            truth=lambda answer: host_tokens(),
-        ),
-        Case(
-            "decode.device.logprobs",
-            "decode",
-            "backend",
-            "log-probabilities that come from the device are those of the logits",
-            logprobs,
-            metric="whole",
-            truth=lambda answer: host_logprobs(),
-        ),
-        Case(
-            "decode.device.generate",
-            "decode",
-            "backend",
-            "a batch has the same continuations whether tokens are chosen on the device or on the host",
-            generate,
-            metric="exact",
-            truth=lambda answer: {name: answer[name.replace("device", "host")] for name in answer if "device" in name},
-        ),
-    ]
-
-
 # ---------------------------------------------------------------------- the cache
 
 BEGINNINGS = [[5, 9, 5, 30, 2, 11, 60], [40, 2, 33, 8, 1, 60, 17, 0, 24]]
-COURSE = (
+CHANGES = (
     ((1, 0, 1), ([4, 50, 9], [31, 2, 2])),
     ((1, 0, 2), ([7, 7, 58], [19, 44, 0])),
     ((2, 0), ([12, 3], [3, 12])),
@@ -94,14 +27,18 @@ COURSE = (
 """Which rows go on, and the tokens that they read then: exchanged and doubled, only exchanged, one dropped."""
 
 
+@case("decode.cache.select", level="decode", operation="backend", truth=lambda answer: {"logits": selected_logits()})
 def select(subject: Subject) -> Answer:
-    """Logits [rows, V] one below the other: after the beginnings, and after every token."""
+    """Rows of a cache that are exchanged, doubled and dropped go on with the logits of the whole pass.
+
+    The answer has the logits [rows, V] one below the other: after the beginnings, and after every token.
+    """
     backend = backend_of(subject)
     with subject.context():
         params = backend.decoding_params(backend.load_params(weight_set("probe", L2)))
         rows = Rows(backend, L2, params, BEGINNINGS, L2.n_ctx)
         found = [backend.to_numpy(rows.logits)]
-        for order, columns in COURSE:
+        for order, columns in CHANGES:
             rows.select(order)
             for tokens in columns:
                 rows.append(backend.put(np.array(tokens)))
@@ -110,12 +47,12 @@ def select(subject: Subject) -> Answer:
 
 
 def selected_logits() -> np.ndarray:
-    """The same, each text by itself in a whole pass."""
+    """The truth of `select`: each text goes through a whole pass by itself."""
     from gpt2spec_conformance.runner import oracle
 
     texts = list(BEGINNINGS)
     read = [*texts]
-    for order, columns in COURSE:
+    for order, columns in CHANGES:
         texts = [texts[row] for row in order]
         for tokens in columns:
             texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
@@ -124,8 +61,12 @@ def selected_logits() -> np.ndarray:
     return np.stack([oracle().logits(L2, params, np.array([text], np.int32))[0, -1] for text in read])
 
 
+@case("lengths.decode", level="decode", operation="backend", truth=lambda answer: {"logits": whole_logits()})
 def lengths(subject: Subject) -> Answer:
-    """Logits [1024, V], each after one token more: attention looks at 64 slots of the cache, then at 128, and so on."""
+    """A text that grows from 1 token to 1024 has the logits of the whole pass at every length.
+
+    The logits are [1024, V]. Attention looks at 64 slots of the cache, then at 128, and so on.
+    """
     backend = backend_of(subject)
     tokens = token_batch(LONG, 1)[0, :-1]
     with subject.context():
@@ -139,7 +80,7 @@ def lengths(subject: Subject) -> Answer:
 
 
 def whole_logits() -> np.ndarray:
-    """The same in one pass."""
+    """The truth of `lengths`, in one pass."""
     from gpt2spec_conformance.runner import oracle
 
     return oracle().logits(LONG, weight_set("probe", LONG), token_batch(LONG, 1)[:, :-1])[0]
@@ -149,7 +90,7 @@ def whole_logits() -> np.ndarray:
 
 _VALUES = 2.0 * generator(13, "conformance-device", 0).standard_normal((3, 11))
 LOGITS = np.stack([_VALUES[0], np.round(_VALUES[1]), np.zeros(11), 20.0 * _VALUES[2]]).astype(np.float32)
-"""Any, with ties, all equal, and far apart: [B, V]."""
+"""Logits [B, V]: any, with ties, all equal, and far apart."""
 SEEN = generator(13, "conformance-device", 1).random(LOGITS.shape) < 0.4
 PENALTIES = (1.0, 1.5, 0.8)
 TOKENS = np.array([3, 0, 10, 7], np.int32)
@@ -162,7 +103,7 @@ FILTERS = {
     "all": GenerateOptions(temperature=1.3, top_k=7, top_p=0.8, min_p=0.15),
 }
 DISTRIBUTIONS = np.array([[0, 0.25, 0, 0.5, 0.25, 0], [0.125, 0.125, 0, 0.5, 0, 0], [0, 0, 0, 0, 0, 1]], np.float32)
-"""Of binary fractions, whose sums are exact; the second one adds up to 3 / 4."""
+"""Probabilities are binary fractions, whose sums are exact; those of the second row add up to 3 / 4."""
 UNIFORM = np.array([0.0, 0.25, 0.4, 0.5, 0.75, 1.0 - 2.0**-24], np.float32)
 
 
@@ -174,8 +115,15 @@ def _on_device(subject: Subject, compute: Any, *inputs: np.ndarray) -> Answer:
         return {name: backend.to_numpy(x) for name, x in found.items()}
 
 
+@case(
+    "decode.device.filters",
+    level="decode",
+    operation="backend",
+    metric="whole",
+    truth=lambda answer: host_probabilities(),
+)
 def filters(subject: Subject) -> Answer:
-    """Probabilities [B, V] by each of the options."""
+    """The device's filters give the host's probabilities, row by row, equal tokens included."""
     return _on_device(
         subject,
         lambda ops, logits: {
@@ -186,15 +134,16 @@ def filters(subject: Subject) -> Answer:
 
 
 def host_probabilities() -> Answer:
-    """The same by the host."""
+    """The truth of `filters`, by the host: probabilities [B, V] for each of the options."""
     return {
         name: np.stack([sampling.filtered_probabilities(row, options) for row in LOGITS.astype(float)])
         for name, options in FILTERS.items()
     }
 
 
+@case("decode.device.penalty", level="decode", operation="backend", truth=lambda answer: host_penalty())
 def penalty(subject: Subject) -> Answer:
-    """Logits [B, V] by each penalty."""
+    """The device penalises the tokens of each row's text as the host does."""
     return _on_device(
         subject,
         lambda ops, logits, seen: {f"by {p}": on_device.penalised(ops, logits, seen > 0.0, p) + 0.0 for p in PENALTIES},
@@ -204,13 +153,16 @@ def penalty(subject: Subject) -> Answer:
 
 
 def host_penalty() -> Answer:
-    """The same by the host."""
+    """The truth of `penalty`, by the host: logits [B, V] for each penalty."""
     rows = [(row + np.float32(0.5), np.flatnonzero(seen)) for row, seen in zip(LOGITS, SEEN, strict=True)]
     return {f"by {p}": np.stack([sampling.penalised(row, seen, p) for row, seen in rows]) for p in PENALTIES}
 
 
+@case(
+    "decode.device.inverse-cdf", level="decode", operation="backend", metric="exact", truth=lambda answer: host_tokens()
+)
 def inverse_cdf(subject: Subject) -> Answer:
-    """The tokens of each distribution for each number, in turn."""
+    """The device takes the host's token for a uniform number of 0, on a boundary, between them, and nearly 1."""
     return _on_device(
         subject,
         lambda ops, p, u: {"tokens": on_device.inverse_cdf(ops, p, u)},
@@ -220,14 +172,17 @@ def inverse_cdf(subject: Subject) -> Answer:
 
 
 def host_tokens() -> Answer:
-    """The same by the host."""
+    """The truth of `inverse_cdf`, by the host: a token for each distribution and each number in turn."""
     return {
         "tokens": np.array([sampling.inverse_cdf(p.astype(float), float(u)) for p in DISTRIBUTIONS for u in UNIFORM])
     }
 
 
+@case(
+    "decode.device.logprobs", level="decode", operation="backend", metric="whole", truth=lambda answer: host_logprobs()
+)
 def logprobs(subject: Subject) -> Answer:
-    """Of one token of each row."""
+    """Log-probabilities that come from the device are those of the logits."""
     return _on_device(
         subject,
         lambda ops, logits, tokens: {"logprobs": on_device.log_probability(ops, logits, tokens)},
@@ -237,7 +192,7 @@ def logprobs(subject: Subject) -> Answer:
 
 
 def host_logprobs() -> Answer:
-    """The same by the host."""
+    """The truth of `logprobs`, by the host, for one token of each row."""
     return {"logprobs": sampling.log_probabilities(LOGITS.astype(float))[np.arange(len(TOKENS)), TOKENS]}
 
 
@@ -250,8 +205,18 @@ GENERATED = {
 }
 
 
+@case(
+    "decode.device.generate",
+    level="decode",
+    operation="backend",
+    metric="exact",
+    truth=lambda answer: {name: answer[name.replace("device", "host")] for name in answer if "device" in name},
+)
 def generate(subject: Subject) -> Answer:
-    """Continuations by a host that waits for each token, and by one that does not."""
+    """A batch has the same continuations whether tokens are chosen on the device or on the host.
+
+    The host chooses where it waits for each token, and the device where the host does not wait.
+    """
     backend = backend_of(subject)
     answer: Answer = {}
     for where, asynchronous in (("host", False), ("device", True)):

@@ -7,57 +7,29 @@ import numpy as np
 
 from gpt2spec.ops import TensorOps
 from gpt2spec.random import generator
-from gpt2spec_conformance.case import Answer, Case, Level, Metric
+from gpt2spec_conformance.case import Answer, Metric, case
 from gpt2spec_conformance.subject import Subject, backend_of
 
-Compute = Callable[..., dict[str, Any]]
+Tensors = dict[str, Any]
+Compute = Callable[..., Tensors]
 
 
-def cases() -> list[Case]:
-    """All of them; each is one compiled program."""
-    return [
-        _case("softmax", "huge scores, a single finite one, equal ones", softmax, [SCORES]),
-        _case("layer-norm", "no variance, little, much, an offset; T = 1", layer_norm, [ROWS, GAIN, BIAS]),
-        _case("gelu", "from -30 to 30, zero, and next to zero", gelu, [POINTS]),
-        _case("attention", "whole context; sharp, flat and single positions", attention, [QUERIES, KEYS, VALUES]),
-        _case(
-            "cached-attention", "rows standing at their own positions", cached_attention, [QUERIES, KEYS, VALUES, START]
-        ),
-        _case(
-            "cache-write", "each row into its own slots, up to the last", cache_write, [KEYS, QUERIES, START], "exact"
-        ),
-        _case(
-            "cross-entropy", "huge logits, a certain and a hopeless target", cross_entropy, [LOGITS, TARGETS], "whole"
-        ),
-        _case("order", "sort, argsort and argmax with ties; running sums", order, [TIES], "exact"),
-        _case("indexing", "rows, columns and entries by index, repeated ones too", indexing, [ROWS, INDEX], "exact"),
-        _case("arithmetic", "exp, log, sqrt, tanh, where, sums", arithmetic, [POINTS], "whole"),
-        _case(
-            "global-norm",
-            "tensors of all sizes, from 1e-15 to 1e15",
-            global_norm,
-            [ROWS, GAIN, POINTS],
-            "whole",
-            "train",
-        ),
-        _case("heads", "queries, keys and values side by side; heads merged back", heads, [WIDE], "exact"),
-    ]
+def program(
+    name: str, *inputs: np.ndarray, metric: Metric = "rows", level: str = "inference"
+) -> Callable[[Compute], Compute]:
+    """Declares a case that compiles the function `compute(ops, *tensors)` below it and runs it on some inputs."""
 
+    def declare(compute: Compute) -> Compute:
+        def ask(subject: Subject) -> Answer:
+            backend = backend_of(subject)
+            run = backend.jit(lambda *tensors: compute(backend.ops, *tensors))
+            return {key: backend.to_numpy(x) for key, x in run(*map(backend.put, inputs)).items()}
 
-def _case(
-    name: str,
-    words: str,
-    compute: Compute,
-    inputs: list[np.ndarray],
-    metric: Metric = "rows",
-    level: Level = "inference",
-) -> Case:
-    def ask(subject: Subject) -> Answer:
-        backend = backend_of(subject)
-        run = backend.jit(lambda *tensors: compute(backend.ops, *tensors))
-        return {key: backend.to_numpy(x) for key, x in run(*map(backend.put, inputs)).items()}
+        ask.__doc__ = compute.__doc__
+        vars(compute).update(vars(case(f"operations.{name}", level=level, operation="backend", metric=metric)(ask)))
+        return compute
 
-    return Case(f"operations.{name}", level, "backend", words, ask, metric)
+    return declare
 
 
 def _normal(stream: int, *shape: int) -> np.ndarray:
@@ -98,46 +70,60 @@ INDEX = np.array([[0, 5, 5], [2, 0, 1]], np.int32)
 WIDE = _normal(12, 2, 5, 72)  # [B, T, 3D]
 
 
-def softmax(ops: TensorOps, x: Any) -> dict[str, Any]:
-    """Over the last axis."""
+@program("softmax", SCORES)
+def softmax(ops: TensorOps, x: Any) -> Tensors:
+    """Huge scores, a single finite one, equal ones."""
     return {"softmax": ops.softmax(x)}
 
 
-def layer_norm(ops: TensorOps, x: Any, gain: Any, bias: Any) -> dict[str, Any]:
-    """With GPT-2's epsilon."""
+@program("layer-norm", ROWS, GAIN, BIAS)
+def layer_norm(ops: TensorOps, x: Any, gain: Any, bias: Any) -> Tensors:
+    """No variance, little, much, an offset; T = 1."""
     return {"layer_norm": ops.layer_norm(x, gain, bias, 1e-5)}
 
 
-def gelu(ops: TensorOps, x: Any) -> dict[str, Any]:
-    """Each point beside 1: an error counts relative to what is around it, not to a value next to zero."""
+@program("gelu", POINTS)
+def gelu(ops: TensorOps, x: Any) -> Tensors:
+    """From -30 to 30, zero, and next to zero.
+
+    Each point stands beside 1: an error counts relative to what is around it, not to a value next to zero.
+    """
     return {"gelu": ops.concat([ops.gelu_tanh(x), ops.full(x.shape, 1.0, ops.dtype)], 1)}
 
 
-def attention(ops: TensorOps, q: Any, k: Any, v: Any) -> dict[str, Any]:
-    """A row of sharp queries and one of nearly equal scores; and one position by itself."""
+@program("attention", QUERIES, KEYS, VALUES)
+def attention(ops: TensorOps, q: Any, k: Any, v: Any) -> Tensors:
+    """Whole context; sharp, flat and single positions."""
     return {
         "whole": ops.causal_attention(q, k[:, :, :4], v[:, :, :4]),
         "single": ops.causal_attention(q[:, :, :1], k[:, :, :1], v[:, :, :1]),
     }
 
 
-def cached_attention(ops: TensorOps, q: Any, k: Any, v: Any, start: Any) -> dict[str, Any]:
-    """Row b at position start[b]."""
+@program("cached-attention", QUERIES, KEYS, VALUES, START)
+def cached_attention(ops: TensorOps, q: Any, k: Any, v: Any, start: Any) -> Tensors:
+    """Rows standing at their own positions."""
     return {"cached": ops.causal_attention(q, k, v, start=start)}
 
 
-def cache_write(ops: TensorOps, cache: Any, new: Any, start: Any) -> dict[str, Any]:
-    """Four slots of each row, and the first four of all."""
+@program("cache-write", KEYS, QUERIES, START, metric="exact")
+def cache_write(ops: TensorOps, cache: Any, new: Any, start: Any) -> Tensors:
+    """Each row into its own slots, up to the last."""
     return {"cache": ops.cache_write(cache, new, start), "first": ops.cache_write(cache, new, None)}
 
 
-def cross_entropy(ops: TensorOps, logits: Any, targets: Any) -> dict[str, Any]:
-    """In nats."""
+@program("cross-entropy", LOGITS, TARGETS, metric="whole")
+def cross_entropy(ops: TensorOps, logits: Any, targets: Any) -> Tensors:
+    """Huge logits, a certain and a hopeless target."""
     return {"losses": ops.cross_entropy(logits, targets)}
 
 
-def order(ops: TensorOps, x: Any) -> dict[str, Any]:
-    """Equal values keep their order, both ways."""
+@program("order", TIES, metric="exact")
+def order(ops: TensorOps, x: Any) -> Tensors:
+    """Sort, argsort and argmax with ties; running sums.
+
+    Equal values keep their order, both ways.
+    """
     return {
         "sort": ops.sort(x, -1, descending=False),
         "sort-down": ops.sort(x, -1, descending=True),
@@ -149,8 +135,9 @@ def order(ops: TensorOps, x: Any) -> dict[str, Any]:
     }
 
 
-def indexing(ops: TensorOps, x: Any, index: Any) -> dict[str, Any]:
-    """From [6, 1, 24] and from the same as a matrix."""
+@program("indexing", ROWS, INDEX, metric="exact")
+def indexing(ops: TensorOps, x: Any, index: Any) -> Tensors:
+    """Rows, columns and entries by index, repeated ones too."""
     matrix = ops.reshape(x, (6, 24))
     return {
         "rows": ops.take(matrix, index, 0),
@@ -160,8 +147,9 @@ def indexing(ops: TensorOps, x: Any, index: Any) -> dict[str, Any]:
     }
 
 
-def arithmetic(ops: TensorOps, x: Any) -> dict[str, Any]:
-    """Elementwise, each within its domain."""
+@program("arithmetic", POINTS, metric="whole")
+def arithmetic(ops: TensorOps, x: Any) -> Tensors:
+    """Exp, log, sqrt, tanh, where, sums."""
     positive = x * x + 1e-6
     return {
         "exp": ops.exp(x / 10.0),
@@ -174,8 +162,9 @@ def arithmetic(ops: TensorOps, x: Any) -> dict[str, Any]:
     }
 
 
-def global_norm(ops: TensorOps, *tensors: Any) -> dict[str, Any]:
-    """Of all tensors, together and made huge and tiny."""
+@program("global-norm", ROWS, GAIN, POINTS, metric="whole", level="train")
+def global_norm(ops: TensorOps, *tensors: Any) -> Tensors:
+    """Tensors of all sizes, from 1e-15 to 1e15."""
     return {
         "norm": ops.global_norm(list(tensors)),
         "large": ops.global_norm([1e12 * x for x in tensors]),
@@ -183,7 +172,8 @@ def global_norm(ops: TensorOps, *tensors: Any) -> dict[str, Any]:
     }
 
 
-def heads(ops: TensorOps, x: Any) -> dict[str, Any]:
-    """Three heads of width 8."""
+@program("heads", WIDE, metric="exact")
+def heads(ops: TensorOps, x: Any) -> Tensors:
+    """Queries, keys and values side by side; heads merged back."""
     q, k, v = ops.split_heads(x, 3)
     return {"q": q, "k": k, "v": v, "merged": ops.merge_heads(v)}

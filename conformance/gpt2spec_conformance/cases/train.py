@@ -1,7 +1,6 @@
 """AdamW on given gradients, the schedule, a short training, and fresh weights."""
 
 import math
-from functools import partial
 
 import numpy as np
 
@@ -9,138 +8,15 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.optimizer import AdamW, WarmupCosine
 from gpt2spec.parameters import HostParams, Weight, weight_table
 from gpt2spec.random import generator
-from gpt2spec_conformance.case import Answer, Case, all_hold
+from gpt2spec_conformance.case import Answer, all_hold, case, product
 from gpt2spec_conformance.cases.inputs import L1, L2, ROWS, token_batch
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
-SCALES = (1e-14, 1e-9, 1e-4, 1.0, 1e2)
-"""Sizes of synthetic gradients: below, around and above every epsilon."""
 UPDATES = 3
-BRIEF = AdamW()
 DECAY = 0.3
 """A decay that shows beside the updates."""
 INITIAL = L2.replace(n_layer=6, n_head=4, n_embd=64, n_ctx=64, vocab_size=257)
-
-
-def cases() -> list[Case]:
-    """All of them."""
-    return [
-        *(
-            _adamw_case(
-                f"adamw.{scale:.0e}",
-                f"three updates by gradients around {scale:g}: moments, bias correction, epsilon, decay",
-                BRIEF,
-                scale,
-            )
-            for scale in SCALES
-        ),
-        _adamw_case(
-            "decay.all",
-            "decay reaches every weight, times the learning rate, beside the update and not within the gradient",
-            AdamW(weight_decay=DECAY),
-            1e-2,
-            rate=0.1,
-        ),
-        _adamw_case(
-            "decay.matrices",
-            "decay of matrices only: embeddings and projections, not biases and layer norms",
-            AdamW(weight_decay=DECAY, decay="matrices"),
-            1e-2,
-            rate=0.1,
-        ),
-        _adamw_case(
-            "clip.active",
-            "gradients beyond the global norm are scaled to it, all by one factor",
-            AdamW(clip=0.7, epsilon=1e-2),
-            3.0,
-        ),
-        _adamw_case(
-            "clip.inactive", "gradients within the norm are left as they are", AdamW(clip=1e3, epsilon=1e-2), 0.1
-        ),
-        _adamw_case(
-            "clip.small",
-            "nothing is added to a small norm before gradients are scaled",
-            AdamW(clip=1e-5, epsilon=1e-7),
-            1e-6,
-        ),
-        Case(
-            "schedule.warmup-cosine.brief",
-            "train",
-            "learning_rates",
-            "a line from peak / warm-up to the peak, then half a cosine to zero",
-            lambda s: {
-                "rates": np.array(s.learning_rates(WarmupCosine(2.5e-4, 10, 100), [1, 5, 9, 10, 11, 50, 99, 100, 120]))
-            },
-            metric="whole",
-        ),
-        Case(
-            "schedule.warmup-cosine.floor",
-            "train",
-            "learning_rates",
-            "to a tenth of the peak where that is asked for",
-            lambda s: {"rates": np.array(s.learning_rates(WarmupCosine(1.0, 10, 100, 0.1), [1, 10, 50, 100, 120]))},
-            metric="whole",
-        ),
-        Case(
-            "training.losses.init.L2",
-            "train",
-            "train_losses",
-            "the losses of twelve steps from fresh weights",
-            training,
-            metric="whole",
-        ),
-        Case(
-            "training.dropout.rate",
-            "train",
-            "backend",
-            "a tenth is dropped at a rate of 0.1, within five standard errors, and the rest divided by 0.9",
-            dropout_rate,
-            metric="exact",
-            truth=lambda answer: {"right": np.ones(2)},
-        ),
-        Case(
-            "training.dropout.weights",
-            "train",
-            "backend",
-            "attention weights are not dropped while their own rate is 0",
-            attention_without_dropout,
-            metric="exact",
-            truth=lambda answer: {"dropped": answer["kept"]},
-        ),
-        Case(
-            "initial.statistics.brief",
-            "train",
-            "initial_parameters",
-            "standard deviations, means and shapes of fresh weights, normal and not uniform; biases exactly zero",
-            initial_statistics,
-            metric="exact",
-            truth=all_hold,
-        ),
-        Case(
-            "initial.statistics.wpe",
-            "train",
-            "initial_parameters",
-            "the position embedding has a deviation of its own where that is asked for, 0.01 as in OpenAI's code",
-            lambda subject: initial_statistics(subject, INITIAL.replace(wpe_initializer_range=0.01)),
-            metric="exact",
-            truth=all_hold,
-        ),
-        Case(
-            "initial.streams",
-            "train",
-            "initial_parameters",
-            "no two matrices share their numbers; the same seed gives them again, another gives others",
-            initial_streams,
-            metric="exact",
-            truth=all_hold,
-        ),
-    ]
-
-
-def _adamw_case(name: str, summary: str, settings: AdamW, scale: float, rate: float = 1e-2) -> Case:
-    ask = partial(adamw, settings=settings, scale=scale, rate=rate)
-    return Case(f"optimizer.{name}", "train", "adamw_steps", summary, ask, metric="whole")
 
 
 def synthetic(scale: float, update: int) -> HostParams:
@@ -154,7 +30,7 @@ def synthetic(scale: float, update: int) -> HostParams:
     return {weight.name: draw(row, weight.shape) for row, weight in enumerate(weight_table(L1))}
 
 
-def adamw(subject: Subject, settings: AdamW, scale: float, rate: float) -> Answer:
+def moved(subject: Subject, settings: AdamW, scale: float, rate: float = 1e-2) -> Answer:
     """How far each weight has moved after each update, in units of the learning rate.
 
     Weights begin at zero, so that the smallest move is seen, unless it is the decay that is looked at.
@@ -170,16 +46,77 @@ def adamw(subject: Subject, settings: AdamW, scale: float, rate: float) -> Answe
     }
 
 
+@case(
+    "optimizer.adamw.{scale:.0e}",
+    level="train",
+    operation="adamw_steps",
+    metric="whole",
+    each=product(scale=(1e-14, 1e-9, 1e-4, 1.0, 1e2)),  # below, around and above every epsilon
+)
+def adamw(subject: Subject, scale: float) -> Answer:
+    """Three updates by gradients around {scale:g}: moments, bias correction, epsilon, decay."""
+    return moved(subject, AdamW(), scale)
+
+
+@case("optimizer.decay.all", level="train", operation="adamw_steps", metric="whole")
+def decay(subject: Subject) -> Answer:
+    """Decay reaches every weight, times the learning rate, beside the update and not within the gradient."""
+    return moved(subject, AdamW(weight_decay=DECAY), 1e-2, rate=0.1)
+
+
+@case("optimizer.decay.matrices", level="train", operation="adamw_steps", metric="whole")
+def decay_of_matrices(subject: Subject) -> Answer:
+    """Decay of matrices only: embeddings and projections, not biases and layer norms."""
+    return moved(subject, AdamW(weight_decay=DECAY, decay="matrices"), 1e-2, rate=0.1)
+
+
+@case("optimizer.clip.active", level="train", operation="adamw_steps", metric="whole")
+def clipping(subject: Subject) -> Answer:
+    """Gradients beyond the global norm are scaled to it, all by one factor."""
+    return moved(subject, AdamW(clip=0.7, epsilon=1e-2), 3.0)
+
+
+@case("optimizer.clip.inactive", level="train", operation="adamw_steps", metric="whole")
+def clipping_of_nothing(subject: Subject) -> Answer:
+    """Gradients within the norm are left as they are."""
+    return moved(subject, AdamW(clip=1e3, epsilon=1e-2), 0.1)
+
+
+@case("optimizer.clip.small", level="train", operation="adamw_steps", metric="whole")
+def clipping_of_small_gradients(subject: Subject) -> Answer:
+    """Nothing is added to a small norm before gradients are scaled."""
+    return moved(subject, AdamW(clip=1e-5, epsilon=1e-7), 1e-6)
+
+
+@case("schedule.warmup-cosine.brief", level="train", operation="learning_rates", metric="whole")
+def learning_rates(subject: Subject) -> Answer:
+    """A line from peak / warm-up to the peak, then half a cosine to zero."""
+    rates = subject.learning_rates(WarmupCosine(2.5e-4, 10, 100), [1, 5, 9, 10, 11, 50, 99, 100, 120])
+    return {"rates": np.array(rates)}
+
+
+@case("schedule.warmup-cosine.floor", level="train", operation="learning_rates", metric="whole")
+def learning_rates_above_a_floor(subject: Subject) -> Answer:
+    """To a tenth of the peak where that is asked for."""
+    rates = subject.learning_rates(WarmupCosine(1.0, 10, 100, 0.1), [1, 10, 50, 100, 120])
+    return {"rates": np.array(rates)}
+
+
+@case("training.losses.init.L2", level="train", operation="train_losses", metric="whole")
 def training(subject: Subject) -> Answer:
-    """Twelve losses."""
+    """The losses of twelve steps from fresh weights."""
     batches = np.stack([token_batch(L2, stream=i) for i in range(12)])
     batches = np.stack([batches[:, :, :-1], batches[:, :, 1:]], 1)  # [steps, 2, B, T]
     losses = subject.train_losses(L2, weight_set("init", L2), batches, AdamW(epsilon=1e-4, clip=1.0), 1e-2)
     return {"losses": np.asarray(losses)}
 
 
+@case("training.dropout.rate", level="train", operation="backend", metric="exact", truth=all_hold)
 def dropout_rate(subject: Subject) -> Answer:
-    """Ones, dropped out at a rate of which a right and an inverted one differ."""
+    """A tenth is dropped at a rate of 0.1, within five standard errors, and the rest divided by 0.9.
+
+    At 0.1, unlike at 0.5, the probability of dropping is not that of keeping.
+    """
     backend = backend_of(subject)
     run = backend.jit(lambda tree, key: backend.ops.dropout(tree["x"], 0.1, key))
     ones = {"x": backend.put(np.ones((64, 64), np.float32))}
@@ -189,8 +126,18 @@ def dropout_rate(subject: Subject) -> Answer:
     return {"right": np.array([float(share), float(scaled)])}
 
 
+@case(
+    "training.dropout.weights",
+    level="train",
+    operation="backend",
+    metric="exact",
+    truth=lambda answer: {"dropped": answer["kept"]},
+)
 def attention_without_dropout(subject: Subject) -> Answer:
-    """Attention over values of 1 is 1, whatever the weights, as long as they add up to 1."""
+    """Attention weights are not dropped while their own rate is 0.
+
+    Attention over values of 1 is 1, whatever the weights, as long as they add up to 1.
+    """
     backend = backend_of(subject)
     ops = backend.ops
     shape = (ROWS, L1.n_head, L1.n_ctx, L1.head_width)
@@ -200,14 +147,28 @@ def attention_without_dropout(subject: Subject) -> Answer:
     return {"dropped": np.round(found, 2), "kept": np.ones(shape)}
 
 
+@case("initial.statistics.brief", level="train", operation="initial_parameters", metric="exact", truth=all_hold)
 def initial_statistics(subject: Subject, config: GPT2Config = INITIAL) -> Answer:
-    """1 for each weight whose statistics are within five standard errors of what they should be."""
+    """Standard deviations, means and shapes of fresh weights, normal and not uniform; biases exactly zero.
+
+    The answer is 1 for each weight whose statistics are within five standard errors of what they should be.
+    """
     params = subject.initial_parameters(config, 3)
     return {weight.name: np.array([_as_specified(weight, params)]) for weight in weight_table(config)}
 
 
+@case("initial.statistics.wpe", level="train", operation="initial_parameters", metric="exact", truth=all_hold)
+def initial_positions(subject: Subject) -> Answer:
+    """The position embedding has a deviation of its own where that is asked for, 0.01 as in OpenAI's code."""
+    return initial_statistics(subject, INITIAL.replace(wpe_initializer_range=0.01))
+
+
+@case("initial.streams", level="train", operation="initial_parameters", metric="exact", truth=all_hold)
 def initial_streams(subject: Subject) -> Answer:
-    """1 for what holds. Two matrices share their numbers if their beginnings are proportional."""
+    """No two matrices share their numbers; the same seed gives them again, another gives others.
+
+    Two matrices share their numbers if their beginnings are proportional.
+    """
     names = [weight.name for weight in weight_table(L2) if weight.is_matrix]
     params, again, other = (subject.initial_parameters(L2, seed) for seed in (3, 3, 4))
 
@@ -215,9 +176,9 @@ def initial_streams(subject: Subject) -> Answer:
         rows = np.stack([np.asarray(params[name], np.float64).reshape(-1)[:64] for name in names])
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    alike = beginnings(params) @ beginnings(params).T - np.eye(len(names))
+    similarity = beginnings(params) @ beginnings(params).T - np.eye(len(names))
     held = {
-        "own-numbers": bool(np.abs(alike).max() < 0.9),
+        "own-numbers": bool(np.abs(similarity).max() < 0.9),
         "same-seed": all(np.array_equal(params[name], again[name]) for name in names),
         "other-seed": not any(np.array_equal(params[name], other[name]) for name in names),
     }

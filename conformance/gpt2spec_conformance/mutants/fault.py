@@ -64,8 +64,7 @@ class MutatedSubject(BackendSubject):
                 for name, replacement in replacements.items():
                     setattr(owner, name, functools.partial(replacement, getattr(owner, name), owner))
         for name in OPERATIONS:
-            if name not in ("backend", "int8"):
-                setattr(self, name, self._within(getattr(self, name)))
+            setattr(self, name, self._within(getattr(self, name)))
         for mutant in mutants:
             for name, replacement in mutant.subject.items():
                 setattr(self, name, functools.partial(replacement, getattr(self, name)))

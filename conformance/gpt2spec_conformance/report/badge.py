@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from gpt2spec_conformance.case import LEVELS
+from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.session import LevelStatus, SessionReport
 
 LOOKS: dict[LevelStatus, tuple[str, str]] = {
