@@ -3,59 +3,42 @@
 Sources: "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), section 2.3, and
 `src/model.py` of github.com/openai/gpt-2. Each function is pure; `ops` says how a framework computes.
 
-On a first reading, ignore `key` (it turns dropout on), and `cache`, `start` and `length` (the key/value cache of
-decoding). Parameters are nested dicts, the weights' names split at their dots; `params["blocks"]` holds those of
-the blocks, in the form that `ops.scan_blocks` runs over. The formulas of layer norm, GELU and attention stand in
-`gpt2spec.ops`.
+Parameters are nested dicts, the weights' names split at their dots; `params["blocks"]` holds those of the blocks, in
+the form that `ops.scan_blocks` runs over. The formulas of layer norm, GELU and attention stand in `gpt2spec.ops`.
 
 Shapes: B rows, T positions, D = n_embd, H = n_head, d = D / H, L = n_layer, V = vocab_size,
 C = capacity of the cache. Weights are named and shaped as in `gpt2spec.parameters`.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from gpt2spec.config import GPT2Config
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec.tree import Tree
 
 
-def embed(ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-    """W_e[u] + W_p: the token's row and the position's row. Row b begins at position start[b], or 0."""
-    positions = ops.arange(tokens.shape[1])  # [T]
-    if start is not None:
-        positions = ops.reshape(start, (-1, 1)) + positions  # [B, T]
+def embed(ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
+    """W_e[u] + W_p: each token's row and its position's row, with positions [T], or [B, T] where rows differ."""
     tok = ops.take(params["wte"]["weight"], tokens, axis=0)  # [B, T] -> [B, T, D]
     pos = ops.take(params["wpe"]["weight"], positions, axis=0)  # [T, D] or [B, T, D]
     return tok + pos  # [B, T, D]
 
 
 def layer_norm(ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor) -> Tensor:
-    """[B, T, D] -> [B, T, D], each position by itself."""
+    """(x - mean) / sqrt(var + epsilon) * weight + bias at each position by itself: [B, T, D] -> [B, T, D]."""
     return ops.layer_norm(x, p["weight"], p["bias"], epsilon=config.layer_norm_epsilon)
 
 
-def attention(
-    ops: TensorOps,
-    config: GPT2Config,
-    p: Tree,
-    x: Tensor,
-    *,
-    key: Key | None = None,
-    cache: Tree | None = None,
-    start: Tensor | None = None,
-    length: int | None = None,
-) -> tuple[Tensor, Tree | None]:
-    """Masked multi-head self-attention: [B, T, D] -> [B, T, D], and the updated cache if there is one.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""softmax(Q K^T / sqrt(d) + mask) V, given q, k and v of the positions at hand: 3 x [B, H, T, d] -> [B, H, T, d]."""
 
-    With a cache {"k", "v"} of [B, H, C, d], the new keys and values go into row b's slots start[b], ... (0, ...
-    without `start`), and attention looks at the first `length` slots.
-    """
+
+def attention(ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor, attend: Attend) -> Tensor:
+    """Masked multi-head self-attention: [B, T, D] -> [B, T, D]."""
     q, k, v = ops.split_heads(ops.linear(x, **p["c_attn"]), config.n_head)  # 3 x [B, H, T, d]
-    if cache is not None:
-        cache = {"k": ops.cache_write(cache["k"], k, start), "v": ops.cache_write(cache["v"], v, start)}
-        k, v = cache["k"][:, :, :length], cache["v"][:, :, :length]  # [B, H, length, d]
-    y = ops.causal_attention(q, k, v, start=start, dropout=config.attn_dropout, key=key)  # [B, H, T, d]
-    return ops.linear(ops.merge_heads(y), **p["c_proj"]), cache  # [B, T, D]
+    y = attend(q, k, v)  # [B, H, T, d]
+    return ops.linear(ops.merge_heads(y), **p["c_proj"])  # [B, T, D]
 
 
 def mlp(ops: TensorOps, p: Tree, x: Tensor) -> Tensor:
@@ -63,33 +46,69 @@ def mlp(ops: TensorOps, p: Tree, x: Tensor) -> Tensor:
     return ops.linear(ops.gelu_tanh(ops.linear(x, **p["c_fc"])), **p["c_proj"])
 
 
+Drop = Callable[[Tensor, int], Tensor]
+"""Dropout at a site of the block: 1 is attention's output, 2 that of the MLP. In evaluation it changes nothing."""
+
+
 def block(
-    ops: TensorOps,
-    config: GPT2Config,
-    p: Tree,
-    x: Tensor,
-    *,
-    key: Key | None = None,
-    cache: Tree | None = None,
-    start: Tensor | None = None,
-    length: int | None = None,
-) -> tuple[Tensor, Tree | None, Tree]:
-    """One pre-norm transformer block: [B, T, D] -> [B, T, D], the updated cache, and the taps."""
-    on_weights, on_attention, on_mlp = (None if key is None else ops.fold_in(key, site) for site in range(3))
-    a, cache = attention(
-        ops,
-        config,
-        p["attn"],
-        layer_norm(ops, config, p["ln_1"], x),
-        key=on_weights,
-        cache=cache,
-        start=start,
-        length=length,
-    )
-    x = x + ops.dropout(a, config.dropout, on_attention)
+    ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor, attend: Attend, drop: Drop
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One pre-norm transformer block: [B, T, D] -> [B, T, D], and its taps."""
+    a = attention(ops, config, p["attn"], layer_norm(ops, config, p["ln_1"], x), attend)
+    x = x + drop(a, 1)
     m = mlp(ops, p["mlp"], layer_norm(ops, config, p["ln_2"], x))
-    x = x + ops.dropout(m, config.dropout, on_mlp)
-    return x, cache, {"attn": a, "mlp": m, "residual": x}
+    x = x + drop(m, 2)
+    return x, {"attn": a, "mlp": m, "residual": x}
+
+
+class Past(NamedTuple):
+    """What was read before: the key/value cache of decoding, and how far each row has come in it.
+
+    Attributes:
+        cache: keys and values of each layer, {"k", "v"} of [B, H, C, d].
+        start: [B], the position at which row b's tokens begin; None where all rows begin at 0.
+        length: how many slots of the cache attention looks at: start[b] + T <= length <= C, or T without `start`.
+    """
+
+    cache: list[Tree]
+    start: Tensor | None
+    length: int
+
+
+def layers(ops: TensorOps, key: Key | None, taps: bool) -> Callable[..., tuple[Tensor, Tree | None, Tree]]:
+    """What `ops.scan_blocks` runs: each block with its dropout, and with its keys and values from the cache.
+
+    A `key` turns dropout on. Layer i has part i + 1 of it, and of that part the attention weights have part 0, the
+    sites of the block the parts 1 and 2.
+    """
+
+    def layer(
+        x: Tensor,
+        i: int | Tensor,
+        p: Tree,
+        cache: Tree | None = None,
+        *,
+        config: GPT2Config,
+        start: Tensor | None,
+        length: int | None,
+    ) -> tuple[Tensor, Tree | None, Tree]:
+        part = None if key is None else ops.fold_in(key, i + 1)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            nonlocal cache
+            if cache is not None:
+                cache = {"k": ops.cache_write(cache["k"], k, start), "v": ops.cache_write(cache["v"], v, start)}
+                k, v = cache["k"][:, :, :length], cache["v"][:, :, :length]  # [B, H, length, d]
+            on_weights = None if part is None else ops.fold_in(part, 0)
+            return ops.causal_attention(q, k, v, start=start, dropout=config.attn_dropout, key=on_weights)
+
+        def drop(x: Tensor, site: int) -> Tensor:
+            return ops.dropout(x, config.dropout, None if part is None else ops.fold_in(part, site))
+
+        x, tapped = block(ops, config, p, x, attend, drop)
+        return x, cache, tapped if taps else {}
+
+    return layer
 
 
 def transformer(
@@ -99,26 +118,22 @@ def transformer(
     tokens: Tensor,
     *,
     key: Key | None = None,
-    cache: Any = None,
-    start: Tensor | None = None,
-    length: int | None = None,
+    past: Past | None = None,
     taps: bool = False,
 ) -> tuple[Tensor, Any, Any]:
-    """Embedding, L blocks, final norm: [B, T] -> [B, T, D], the updated cache, and taps if asked for.
+    """Embedding, L blocks, final norm: [B, T] -> [B, T, D], the updated cache, and the taps if asked for.
 
-    A `key` turns dropout on: part 0 of it is the embedding's, part i + 1 that of layer i.
+    A `key` turns dropout on, with part 0 for the embedding. With a `past`, row b's tokens continue at start[b].
     """
-
-    def layer(x: Tensor, i: int | Tensor, p: Tree, c: Tree | None = None, **alike: Any) -> tuple[Tensor, Tree, Tree]:
-        layer_key = None if key is None else ops.fold_in(key, i + 1)
-        x, c, tapped = block(ops, p=p, x=x, key=layer_key, cache=c, **alike)
-        return x, c, (tapped if taps else {})
-
-    x = embed(ops, params, tokens, start)
+    cache, start, length = ((), None, None) if past is None else ((past.cache,), past.start, past.length)
+    positions = ops.arange(tokens.shape[1])  # [T]
+    if start is not None:
+        positions = ops.reshape(start, (-1, 1)) + positions  # [B, T]
+    x = embed(ops, params, tokens, positions)
     x = ops.dropout(x, config.dropout, None if key is None else ops.fold_in(key, 0))
-    per_layer = (params["blocks"],) if cache is None else (params["blocks"], cache)
-    x, cache, tapped = ops.scan_blocks(layer, x, *per_layer, config=config, start=start, length=length)
-    return layer_norm(ops, config, params["ln_f"], x), cache, tapped
+    run = layers(ops, key, taps)
+    x, updated, tapped = ops.scan_blocks(run, x, params["blocks"], *cache, config=config, start=start, length=length)
+    return layer_norm(ops, config, params["ln_f"], x), updated, tapped
 
 
 def forward(ops: TensorOps, config: GPT2Config, params: Tree, tokens: Tensor) -> Tensor:
@@ -145,19 +160,16 @@ def cached_forward(
     ops: TensorOps,
     config: GPT2Config,
     params: Tree,
-    cache: list[Tree],
+    past: Past,
     tokens: Tensor,
-    start: Tensor | None,
-    length: int,
     last: Tensor | None = None,
 ) -> tuple[list[Tree], Tensor]:
-    """Logits of tokens [B, T] that continue rows of start[b] positions, or of none: the updated cache, and [B, T, V].
+    """Logits [B, T, V] of tokens [B, T] that continue what was read before, after the updated cache.
 
-    `params` are those of `Backend.decoding_params`. Attention looks at the first `length` slots of the cache:
-    start[b] + T <= length <= C, and length = T without `start`. With `last`, only the logits at position last[b]
-    of each row are computed: [B, V].
+    `params` are those of `Backend.decoding_params`. With `last`, only the logits at position last[b] of each row are
+    computed: [B, V].
     """
-    x, cache, _ = transformer(ops, config, params, tokens, cache=cache, start=start, length=length)
+    x, cache, _ = transformer(ops, config, params, tokens, past=past)
     if last is not None:
         B, T, D = x.shape
         x = ops.take(ops.reshape(x, (B * T, D)), ops.arange(B) * T + last, axis=0)  # [B, D]

@@ -280,18 +280,18 @@ class TensorOps(ABC):
         return list(stacked)
 
     def scan_blocks(
-        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
     ) -> tuple[Any, ...]:
-        """Run `x, *outs = block(x, i, *trees of layer i, **alike)` for each layer in turn.
+        """Run `x, *outs = block(x, i, *trees of layer i, **shared)` for each layer in turn.
 
         Returns the last x, and each out of the block stacked over the layers. What comes in as lists of layers, as
-        in decoding, goes out as lists: tensors of their own that can be updated in place. `alike` is what all blocks
+        in decoding, goes out as lists: tensors of their own that can be updated in place. `shared` is what all blocks
         are given: the `config`, and in decoding `start` [B] and `length`.
         """
         as_lists = all(isinstance(trees, list) for trees in stacked)
         outs = []
         for i, trees in enumerate(zip(*(stacked if as_lists else map(self.unstack_layers, stacked)), strict=True)):
-            x, *out = block(x, i, *trees, **alike)
+            x, *out = block(x, i, *trees, **shared)
             outs.append(out)
         columns = [list(column) for column in zip(*outs, strict=True)]
         return x, *(columns if as_lists else map(self.stack_layers, columns))

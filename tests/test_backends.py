@@ -17,7 +17,7 @@ from gpt2spec_numpy.backend import create as create_numpy
 from gpt2spec.backend import BackendError, named_leaves
 from gpt2spec.config import GPT2Config
 from gpt2spec.loss import language_model_loss
-from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
+from gpt2spec.model import Past, cached_forward, empty_cache, forward_with_taps
 from gpt2spec.ops import AdamWScalars, TensorOps
 from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
 from gpt2spec.parameters import initial_parameters, weight_table
@@ -72,14 +72,14 @@ class Subject:
     @cached_property
     def prefill(self):
         def update(cache, params, tokens):
-            return cached_forward(self.ops, self.config, params, cache, tokens, None, tokens.shape[1])
+            return cached_forward(self.ops, self.config, params, Past(cache, None, tokens.shape[1]), tokens)
 
         return self.backend.jit_update(update)
 
     @cached_property
     def decode(self):
         def update(cache, params, tokens, start):
-            return cached_forward(self.ops, self.config, params, cache, tokens, start, 24)
+            return cached_forward(self.ops, self.config, params, Past(cache, start, 24), tokens)
 
         return self.backend.jit_update(update)
 

@@ -18,7 +18,7 @@ from gpt2spec_numpy.ops import NumpyOps
 from gpt2spec.api import logits, loss_and_gradients
 from gpt2spec.config import GPT2Config
 from gpt2spec.loss import language_model_loss
-from gpt2spec.model import cached_forward, empty_cache
+from gpt2spec.model import Past, cached_forward, empty_cache
 from gpt2spec.ops import AdamWScalars, TensorOps
 from gpt2spec.optimizer import AdamW, apply_gradients, initial_state, train_step, update_scalars
 from gpt2spec.parameters import HostParams
@@ -447,9 +447,8 @@ class Decoder:
 
     def __call__(self, tokens: np.ndarray, start: list[int], length: int) -> np.ndarray:
         put = self.backend.put
-        self.cache, found = cached_forward(
-            self.backend.ops, CONFIG, self.params, self.cache, put(tokens), put(np.array(start)), length
-        )
+        past = Past(self.cache, put(np.array(start)), length)
+        self.cache, found = cached_forward(self.backend.ops, CONFIG, self.params, past, put(tokens))
         return self.backend.to_numpy(found)
 
 

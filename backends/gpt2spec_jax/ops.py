@@ -168,15 +168,15 @@ class JaxOps(TensorOps):
         return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(leaves[0].shape[0] if leaves else 0)]
 
     def scan_blocks(
-        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
     ) -> tuple[Any, ...]:
         """By `lax.scan`: the block is compiled once for all layers. Lists of layers, as decoding has, are a loop."""
         if isinstance(stacked[0], list):
-            return super().scan_blocks(block, x, *stacked, **alike)
+            return super().scan_blocks(block, x, *stacked, **shared)
 
         def body(x: Tensor, layer: tuple[Tensor, Any]) -> tuple[Tensor, tuple[Any, ...]]:
             i, trees = layer
-            x, *outs = block(x, i, *trees, **alike)
+            x, *outs = block(x, i, *trees, **shared)
             return x, tuple(outs)
 
         body = jax.checkpoint(body, prevent_cse=False) if self.remat else body

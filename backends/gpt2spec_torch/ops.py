@@ -186,7 +186,7 @@ class TorchOps(TensorOps):
         return self.astype(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), self.dtype)
 
     def scan_blocks(
-        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
     ) -> tuple[Any, ...]:
         """The loop; one program serves every layer where blocks are compiled by themselves.
 
@@ -195,13 +195,13 @@ class TorchOps(TensorOps):
         """
         if self.compile_blocks and len(stacked) == 1:
             return super().scan_blocks(
-                lambda x, i, *trees, **alike: compiled_block(block, x, *trees, **alike), x, *stacked, **alike
+                lambda x, i, *trees, **shared: compiled_block(block, x, *trees, **shared), x, *stacked, **shared
             )
         if self.compile_blocks and x.shape[0] == 1 and isinstance(stacked[0][0], RowBlockWeights):
-            program = row_block(block, stacked[0][0], stacked[1][0], alike["config"])  # made while a prompt is read
-            if x.shape[1] == 1 and alike["start"] is not None:
+            program = row_block(block, stacked[0][0], stacked[1][0], shared["config"])  # made while a prompt is read
+            if x.shape[1] == 1 and shared["start"] is not None:
                 block = program or block
-        return super().scan_blocks(block, x, *stacked, **alike)
+        return super().scan_blocks(block, x, *stacked, **shared)
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
         """By indexing, and into the cache itself where its old content is not needed any more."""
@@ -287,11 +287,11 @@ def _common(start: Tensor) -> int | None:
     return first if all(other == first for other in others) else None
 
 
-def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **alike: Any) -> tuple[Any, ...]:
+def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **shared: Any) -> tuple[Any, ...]:
     """`block` at one layer, compiled."""
-    return compiled(_at_one_layer)(block, x, *trees, **alike)
+    return compiled(_at_one_layer)(block, x, *trees, **shared)
 
 
-def _at_one_layer(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **alike: Any) -> tuple[Any, ...]:
+def _at_one_layer(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **shared: Any) -> tuple[Any, ...]:
     """Only `fold_in` could ask at which one, and a generator does not."""
-    return block(x, 0, *trees, **alike)
+    return block(x, 0, *trees, **shared)

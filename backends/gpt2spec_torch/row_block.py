@@ -51,7 +51,7 @@ def row_block(block: Block, p: RowBlockWeights, c: dict[str, Tensor], config: An
     if compiled is None:
         return None
 
-    def run(x: Tensor, i: int, p: RowBlockWeights, c: dict[str, Tensor], *, start: Tensor, **alike: Any) -> Any:
+    def run(x: Tensor, i: int, p: RowBlockWeights, c: dict[str, Tensor], *, start: Tensor, **shared: Any) -> Any:
         return compiled(x, start, c["k"], c["v"], *p.tensors), c, {}
 
     return run

@@ -200,19 +200,19 @@ class ShardedOps(TorchOps):
         return {**rest, "blocks": params["blocks"]}
 
     def scan_blocks(
-        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **alike: Any
+        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
     ) -> tuple[Any, ...]:
         """Each block within its module's forward pass."""
         if not isinstance(stacked[0][0], Layer):
-            return super().scan_blocks(block, x, *stacked, **alike)
+            return super().scan_blocks(block, x, *stacked, **shared)
         outs = []
         for i, layer in enumerate(stacked[0]):
 
             def compute(x: Tensor, tree: Any, i: int = i) -> tuple[Any, ...]:
                 tree = TorchOps.compute_params(self, tree)
                 if self.compile_blocks:
-                    return compiled_block(block, x, tree, **alike)
-                return block(x, i, tree, **alike)
+                    return compiled_block(block, x, tree, **shared)
+                return block(x, i, tree, **shared)
 
             x, *out = layer(compute, x)
             outs.append(out)

@@ -21,7 +21,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.decoding import generator, sampling
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.errors import ConfigError
-from gpt2spec.model import cached_forward, empty_cache, forward_with_taps
+from gpt2spec.model import Past, cached_forward, empty_cache, forward_with_taps
 from gpt2spec.optimizer import AdamW, WarmupCosine, apply_gradients, initial_state, train_step, update_scalars
 from gpt2spec.parameters import HostParams, initial_parameters
 from gpt2spec_conformance.level import LEVELS
@@ -296,7 +296,7 @@ class BackendSubject(Subject):
         return self._program(
             ("prefill", config, width),
             lambda: self.backend.jit_update(
-                lambda cache, params, tokens: cached_forward(ops, config, params, cache, tokens, None, width)
+                lambda cache, params, tokens: cached_forward(ops, config, params, Past(cache, None, width), tokens)
             ),
         )
 
@@ -305,7 +305,9 @@ class BackendSubject(Subject):
         return self._program(
             ("cached", config, length),
             lambda: self.backend.jit_update(
-                lambda cache, params, tokens, start: cached_forward(ops, config, params, cache, tokens, start, length)
+                lambda cache, params, tokens, start: cached_forward(
+                    ops, config, params, Past(cache, start, length), tokens
+                )
             ),
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
-from gpt2spec.model import cached_forward, empty_cache
+from gpt2spec.model import Past, cached_forward, empty_cache
 from gpt2spec.ops import Tensor
 
 BUCKET = 64
@@ -77,7 +77,7 @@ def _reader(backend: Backend, config: GPT2Config, width: int) -> Callable[..., A
     """A pass over new rows: (cache, params, tokens [B, width], last) -> the cache, and logits [B, V] after `last`."""
 
     def read(cache: Any, params: Any, tokens: Any, last: Any) -> tuple[Any, Any]:
-        return cached_forward(backend.ops, config, params, cache, tokens, None, width, last)
+        return cached_forward(backend.ops, config, params, Past(cache, None, width), tokens, last)
 
     return backend.jit_update(read)
 
@@ -88,7 +88,7 @@ def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[...
 
     def append(cache: Any, params: Any, tokens: Any, start: Any) -> tuple[Any, Any]:
         tokens = backend.ops.reshape(tokens, (-1, 1))
-        cache, logits = cached_forward(backend.ops, config, params, cache, tokens, start, length)
+        cache, logits = cached_forward(backend.ops, config, params, Past(cache, start, length), tokens)
         return cache, logits[:, 0]  # [B, 1, V] -> [B, V]
 
     return backend.jit_step(append)

@@ -107,9 +107,9 @@ def embeddings(subject: Subject) -> Answer:
     backend = backend_of(subject)
     with subject.context():
         params = backend.decoding_params(backend.load_params(uneven()))
-        look_up = backend.jit(lambda params, tokens, start: model.embed(backend.ops, params, tokens, start))
+        look_up = backend.jit(lambda params, tokens, positions: model.embed(backend.ops, params, tokens, positions))
         tokens = backend.put(np.arange(L1.vocab_size).reshape(-1, 1))
-        found = look_up(params, tokens, backend.put(np.zeros(L1.vocab_size, np.int32)))
+        found = look_up(params, tokens, backend.put(np.zeros((L1.vocab_size, 1), np.int32)))
         return {"embeddings": backend.to_numpy(found)[:, 0]}
 
 

@@ -17,8 +17,8 @@ from gpt2spec_conformance.mutants.attention import spelled
 from gpt2spec_conformance.mutants.fault import Mutant
 from gpt2spec_conformance.mutants.filters import PENALTY
 
-CACHE = "row b's new keys and values go to slots start[b], ... and see what is before them (model.attention)"
-POSITIONS = "row b's positions go on from start[b] (model.embed)"
+CACHE = "row b's new keys and values go to slots start[b], ... and see what is before them (model.layers)"
+POSITIONS = "row b's positions go on from start[b] (model.transformer)"
 ROWS = "row i becomes what row rows[i] was, keys and values of every layer (TensorOps.select_rows)"
 CAPACITY = "prompt and new tokens beyond n_ctx are an error before anything runs (decoding.generator.check_prompts)"
 SAMPLING = (
@@ -69,8 +69,8 @@ def _prefill_later(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, st
 
 def _last_column(original: Any, ops: TensorOps, *args: Any) -> Any:
     """Without the place of each row's last token: that of the padded width."""
-    *model, tokens, start, length, last = args if len(args) == 7 else (*args, None)
-    return original(ops, *model, tokens, start, length, None if last is None else 0 * last + tokens.shape[1] - 1)
+    *model, tokens, last = args if len(args) == 5 else (*args, None)
+    return original(ops, *model, tokens, None if last is None else 0 * last + tokens.shape[1] - 1)
 
 
 def _selected(change: Callable[[Any, list[Tree], list[Tree]], list[Tree]]) -> dict[str, Callable[..., Any]]:
@@ -85,25 +85,21 @@ def _selected(change: Callable[[Any, list[Tree], list[Tree]], list[Tree]]) -> di
     return {"select_rows": select_rows}
 
 
-def _restarting(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-    return original(ops, params, tokens)
+def _restarting(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
+    return original(ops, params, tokens, ops.arange(tokens.shape[1]))
 
 
-def _longest(ops: TensorOps, start: Tensor) -> Tensor:
-    return 0 * start + ops.max(start, 0, keepdims=True)
+def _longest(ops: TensorOps, rows: Tensor) -> Tensor:
+    return 0 * rows + ops.max(rows, 0, keepdims=True)
 
 
-def _shared_position(
-    original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None
-) -> Tensor:
-    return original(ops, params, tokens, None if start is None else _longest(ops, start))
+def _shared_position(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
+    return original(ops, params, tokens, positions if len(positions.shape) == 1 else _longest(ops, positions))
 
 
-def _one_position(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-    if start is None:
-        return original(ops, params, tokens)
-    columns = [original(ops, params, tokens[:, i : i + 1], start) for i in range(tokens.shape[1])]
-    return ops.concat(columns, 1)
+def _one_position(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
+    first = positions if len(positions.shape) == 1 else 0 * positions + positions[:, :1]
+    return original(ops, params, tokens, first)
 
 
 def _padding_visible(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from gpt2spec import model
 from gpt2spec.config import GPT2Config
 from gpt2spec.ops import Key, Tensor, TensorOps
 from gpt2spec.tree import Tree
 from gpt2spec_conformance.mutants.fault import Mutant
+from gpt2spec_conformance.mutants.structure import Branches, block_of
 
 SPEC = "in training zero with probability p, otherwise x / (1 - p), backward by the same mask (TensorOps.dropout)"
 SITES = "on the embedding and on both residual branches, each with a mask of its own (model.block, transformer)"
@@ -95,48 +95,19 @@ def _at_the_end(original: Any, ops: TensorOps, config: GPT2Config, *args: Any, k
     return ops.dropout(x, config.dropout, None if key is None else ops.fold_in(key, config.n_layer + 1)), cache, taps
 
 
-Body = Callable[
-    [Callable[[Tensor, int], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor], Tensor
-]
+def _on_the_sum(b: Branches, x: Tensor) -> Tensor:
+    x = b.drop(x + b.attention(b.norm("ln_1", x)), 1)
+    return b.drop(x + b.mlp(b.norm("ln_2", x)), 2)
 
 
-def _block(body: Body) -> dict[str, Callable[..., Any]]:
-    """A block with dropout elsewhere: `body(drop, attend, mlp, x)`, whose branches have none but their layer norms."""
-
-    def block(
-        original: Any, ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor, *, key: Key | None = None, **cached: Any
-    ) -> tuple[Tensor, Tree | None, Tree]:
-        keys = [None if key is None else ops.fold_in(key, site) for site in range(3)]
-        found: dict[str, Any] = {}
-
-        def attend(x: Tensor) -> Tensor:
-            x = model.layer_norm(ops, config, p["ln_1"], x)
-            found["attn"], found["cache"] = model.attention(ops, config, p["attn"], x, key=keys[0], **cached)
-            return found["attn"]
-
-        def mlp(x: Tensor) -> Tensor:
-            found["mlp"] = model.mlp(ops, p["mlp"], model.layer_norm(ops, config, p["ln_2"], x))
-            return found["mlp"]
-
-        x = body(lambda x, site: ops.dropout(x, config.dropout, keys[site]), attend, mlp, x)
-        return x, found.pop("cache"), {**found, "residual": x}
-
-    return {"gpt2spec.model.block": block}
+def _before_the_branch(b: Branches, x: Tensor) -> Tensor:
+    x = x + b.attention(b.norm("ln_1", b.drop(x, 1)))
+    return x + b.mlp(b.norm("ln_2", b.drop(x, 2)))
 
 
-def _on_the_sum(drop: Any, attend: Any, mlp: Any, x: Tensor) -> Tensor:
-    x = drop(x + attend(x), 1)
-    return drop(x + mlp(x), 2)
-
-
-def _before_the_branch(drop: Any, attend: Any, mlp: Any, x: Tensor) -> Tensor:
-    x = x + attend(drop(x, 1))
-    return x + mlp(drop(x, 2))
-
-
-def _not_on_the_mlp(drop: Any, attend: Any, mlp: Any, x: Tensor) -> Tensor:
-    x = x + drop(attend(x), 1)
-    return x + mlp(x)
+def _not_on_the_mlp(b: Branches, x: Tensor) -> Tensor:
+    x = x + b.drop(b.attention(b.norm("ln_1", x)), 1)
+    return x + b.mlp(b.norm("ln_2", x))
 
 
 def _one_rate(original: Any, ops: TensorOps, config: GPT2Config, *args: Any, **settings: Any) -> Any:
@@ -206,14 +177,14 @@ MUTANTS = [
         "on the tokens' embedding, before positions are added",
         _embedding(lambda ops, drop, tok, x: drop(tok) + (x - tok)),
     ),
-    _site("dropout-mlp-missing", "none on the MLP's branch", _block(_not_on_the_mlp)),
-    _site("dropout-on-stream", "on the residual stream after each sum, not on the branch", _block(_on_the_sum)),
-    _site("dropout-before-branches", "on what enters a branch, not on what leaves it", _block(_before_the_branch)),
+    _site("dropout-mlp-missing", "none on the MLP's branch", block_of(_not_on_the_mlp)),
+    _site("dropout-on-stream", "on the residual stream after each sum, not on the branch", block_of(_on_the_sum)),
+    _site("dropout-before-branches", "on what enters a branch, not on what leaves it", block_of(_before_the_branch)),
     _site("dropout-at-the-end", "once more, after the last layer norm", _everywhere(_at_the_end)),
     _site(
         "dropout-weights-rate",
         "attention weights have the rate of the residual branches",
-        {"gpt2spec.model.attention": _one_rate},
+        _everywhere(_one_rate),
         WEIGHTS,
     ),
     Mutant(

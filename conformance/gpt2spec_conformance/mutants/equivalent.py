@@ -18,8 +18,8 @@ def _definition(original: Any, ops: TensorOps, *args: Any, **settings: Any) -> T
     return TensorOps.causal_attention(ops, *args, **settings)
 
 
-def _loop(original: Any, ops: TensorOps, block: Any, x: Tensor, *stacked: Any, **alike: Any) -> Any:
-    return TensorOps.scan_blocks(ops, block, x, *stacked, **alike)
+def _loop(original: Any, ops: TensorOps, block: Any, x: Tensor, *stacked: Any, **shared: Any) -> Any:
+    return TensorOps.scan_blocks(ops, block, x, *stacked, **shared)
 
 
 def _in_halves(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -85,9 +85,9 @@ def _float32(params: HostParams) -> HostParams:
     return {name: np.ascontiguousarray(x, np.float32) for name, x in params.items()}
 
 
-def _embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
+def _embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
     """From the table that was kept for it."""
-    return original(ops, {**params, "wte": params.get("table", params["wte"])}, tokens, start)
+    return original(ops, {**params, "wte": params.get("table", params["wte"])}, tokens, positions)
 
 
 def _int8(

@@ -81,9 +81,9 @@ def _detached_head(original: Any, ops: TensorOps, x: Tensor, wte: Tensor, target
 
 
 def _detached_tables(*names: str) -> Callable[..., Tensor]:
-    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
+    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
         detached = {name: {"weight": ops.stop_gradient(params[name]["weight"])} for name in names}
-        return original(ops, {**params, **detached}, tokens, start)
+        return original(ops, {**params, **detached}, tokens, positions)
 
     return embed
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2spec import model
 from gpt2spec.config import GPT2Config
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import Tensor, TensorOps
 from gpt2spec.tree import Tree, tree_map
 from gpt2spec_conformance.mutants.fault import Mutant
 
@@ -15,119 +15,112 @@ BLOCK = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x)) (model.block)"
 LAYERS = "each layer has weights of its own, in order (model.transformer)"
 HEAD = "logits are ln_f(x) W_e^T: the head is the token embedding, without scale or bias (TensorOps.unembed)"
 KILLED_BY = "model.logits.probe.L1"
-Branch = Callable[[Tensor], Tensor]
-Body = Callable[[Callable[[str, Tensor], Tensor], Branch, Branch, Tensor], Tensor]
 
 
-def block_of(body: Body) -> Callable[..., Any]:
-    """A block from `body(norm, attend, mlp, x)`; `norm("ln_1", x)` is a layer norm, dropout is the branches' own."""
+class Branches:
+    """The parts of a block for one that puts them together in its own way; it finds out the taps.
+
+    `drop(x, 1)` and `drop(x, 2)` are dropout at the block's sites.
+    """
+
+    def __init__(self, ops: TensorOps, config: GPT2Config, p: Tree, attend: model.Attend, drop: model.Drop) -> None:
+        self.drop = drop
+        self.taps: dict[str, Tensor] = {}
+        self._model, self._p, self._attend = (ops, config), p, attend
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """The layer norm `ln_1` or `ln_2`."""
+        return model.layer_norm(*self._model, self._p[name], x)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention, which reads `x` as it is."""
+        self.taps["attn"] = model.attention(*self._model, self._p["attn"], x, self._attend)
+        return self.taps["attn"]
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The MLP, which reads `x` as it is."""
+        self.taps["mlp"] = model.mlp(self._model[0], self._p["mlp"], x)
+        return self.taps["mlp"]
+
+
+Body = Callable[[Branches, Tensor], Tensor]
+
+
+def block_of(body: Body) -> dict[str, Callable[..., Any]]:
+    """`model.block` replaced by a block whose residual stream is `body(branches, x)`."""
 
     def block(
-        original: Any,
-        ops: TensorOps,
-        config: GPT2Config,
-        p: Tree,
-        x: Tensor,
-        *,
-        key: Key | None = None,
-        cache: Tree | None = None,
-        start: Tensor | None = None,
-        length: int | None = None,
-    ) -> tuple[Tensor, Tree | None, Tree]:
-        on_weights, on_attention, on_mlp = (None if key is None else ops.fold_in(key, site) for site in range(3))
-        result: dict[str, Any] = {}
+        original: Any, ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor, attend: model.Attend, drop: model.Drop
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        branches = Branches(ops, config, p, attend, drop)
+        x = body(branches, x)
+        return x, {**branches.taps, "residual": x}
 
-        def norm(name: str, x: Tensor) -> Tensor:
-            return model.layer_norm(ops, config, p[name], x)
-
-        def attend(x: Tensor) -> Tensor:
-            result["attn"], result["cache"] = model.attention(
-                ops, config, p["attn"], x, key=on_weights, cache=cache, start=start, length=length
-            )
-            return ops.dropout(result["attn"], config.dropout, on_attention)
-
-        def mlp(x: Tensor) -> Tensor:
-            result["mlp"] = model.mlp(ops, p["mlp"], x)
-            return ops.dropout(result["mlp"], config.dropout, on_mlp)
-
-        x = body(norm, attend, mlp, x)
-        return x, result["cache"], {"attn": result["attn"], "mlp": result["mlp"], "residual": x}
-
-    return block
+    return {"gpt2spec.model.block": block}
 
 
-def _post_norm(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = norm("ln_1", x + attend(x))
-    return norm("ln_2", x + mlp(x))
+def _post_norm(b: Branches, x: Tensor) -> Tensor:
+    x = b.norm("ln_1", x + b.drop(b.attention(x), 1))
+    return b.norm("ln_2", x + b.drop(b.mlp(x), 2))
 
 
-def _parallel(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    return x + attend(norm("ln_1", x)) + mlp(norm("ln_2", x))
+def _parallel(b: Branches, x: Tensor) -> Tensor:
+    return x + b.drop(b.attention(b.norm("ln_1", x)), 1) + b.drop(b.mlp(b.norm("ln_2", x)), 2)
 
 
-def _mlp_first(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + mlp(norm("ln_2", x))
-    return x + attend(norm("ln_1", x))
+def _mlp_first(b: Branches, x: Tensor) -> Tensor:
+    x = x + b.drop(b.mlp(b.norm("ln_2", x)), 2)
+    return x + b.drop(b.attention(b.norm("ln_1", x)), 1)
 
 
-def _no_attention_residual(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = attend(norm("ln_1", x))
-    return x + mlp(norm("ln_2", x))
+def _no_attention_residual(b: Branches, x: Tensor) -> Tensor:
+    x = b.drop(b.attention(b.norm("ln_1", x)), 1)
+    return x + b.drop(b.mlp(b.norm("ln_2", x)), 2)
 
 
-def _no_mlp_residual(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + attend(norm("ln_1", x))
-    return mlp(norm("ln_2", x))
+def _no_mlp_residual(b: Branches, x: Tensor) -> Tensor:
+    x = x + b.drop(b.attention(b.norm("ln_1", x)), 1)
+    return b.drop(b.mlp(b.norm("ln_2", x)), 2)
 
 
-def _norms_exchanged(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + attend(norm("ln_2", x))
-    return x + mlp(norm("ln_1", x))
+def _with_norms(first: str | None, second: str | None) -> Body:
+    """The block with other layer norms before its branches, or none."""
+
+    def body(b: Branches, x: Tensor) -> Tensor:
+        x = x + b.drop(b.attention(b.norm(first, x) if first else x), 1)
+        return x + b.drop(b.mlp(b.norm(second, x) if second else x), 2)
+
+    return body
 
 
-def _one_norm(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + attend(norm("ln_1", x))
-    return x + mlp(norm("ln_1", x))
+def _normed_residual(b: Branches, x: Tensor) -> Tensor:
+    x = b.norm("ln_1", x)
+    x = x + b.drop(b.attention(x), 1)
+    x = b.norm("ln_2", x)
+    return x + b.drop(b.mlp(x), 2)
 
 
-def _no_first_norm(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + attend(x)
-    return x + mlp(norm("ln_2", x))
+def _normed_branches(b: Branches, x: Tensor) -> Tensor:
+    x = x + b.norm("ln_1", b.drop(b.attention(x), 1))
+    return x + b.norm("ln_2", b.drop(b.mlp(x), 2))
 
 
-def _no_second_norm(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + attend(norm("ln_1", x))
-    return x + mlp(x)
+def _first_residual_twice(b: Branches, x: Tensor) -> Tensor:
+    y = x + b.drop(b.attention(b.norm("ln_1", x)), 1)
+    return x + b.drop(b.mlp(b.norm("ln_2", y)), 2)
 
 
-def _normed_residual(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = norm("ln_1", x)
-    x = x + attend(x)
-    x = norm("ln_2", x)
-    return x + mlp(x)
-
-
-def _normed_branches(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = x + norm("ln_1", attend(x))
-    return x + norm("ln_2", mlp(x))
-
-
-def _first_residual_twice(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    y = x + attend(norm("ln_1", x))
-    return x + mlp(norm("ln_2", y))
-
-
-def _scaled_residual(norm: Any, attend: Branch, mlp: Branch, x: Tensor) -> Tensor:
-    x = (x + attend(norm("ln_1", x))) * math.sqrt(0.5)
-    return (x + mlp(norm("ln_2", x))) * math.sqrt(0.5)
+def _scaled_residual(b: Branches, x: Tensor) -> Tensor:
+    x = (x + b.drop(b.attention(b.norm("ln_1", x)), 1)) * math.sqrt(0.5)
+    return (x + b.drop(b.mlp(b.norm("ln_2", x)), 2)) * math.sqrt(0.5)
 
 
 def _embedding(change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
     """`embed` with other tables: `change(ops, wte, wpe)`."""
 
-    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Tensor:
+    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
         wte, wpe = change(ops, params["wte"]["weight"], params["wpe"]["weight"])
-        return original(ops, {"wte": {"weight": wte}, "wpe": {"weight": wpe}}, tokens, start)
+        return original(ops, {"wte": {"weight": wte}, "wpe": {"weight": wpe}}, tokens, positions)
 
     return embed
 
@@ -177,7 +170,7 @@ def _previous_row(ops: TensorOps, x: Tensor, wte: Tensor) -> tuple[Tensor, Tenso
 
 
 def _block(name: str, summary: str, body: Body, killed_by: str = KILLED_BY) -> Mutant:
-    return Mutant(name, summary, BLOCK, killed_by, core={"gpt2spec.model.block": block_of(body)})
+    return Mutant(name, summary, BLOCK, killed_by, core=block_of(body))
 
 
 def _embed(name: str, summary: str, change: Any) -> Mutant:
@@ -210,10 +203,10 @@ MUTANTS = [
     _block("attention-residual-missing", "attention's output replaces the stream", _no_attention_residual),
     _block("mlp-residual-missing", "the MLP's output replaces the stream", _no_mlp_residual),
     _block("mlp-residual-from-input", "the MLP's output is added to the block's input", _first_residual_twice),
-    _block("norms-exchanged", "ln_1 and ln_2 exchanged", _norms_exchanged),
-    _block("norm-shared", "ln_1 before both branches", _one_norm),
-    _block("norm-1-missing", "attention reads the stream itself, without ln_1", _no_first_norm),
-    _block("norm-2-missing", "the MLP reads the stream itself, without ln_2", _no_second_norm),
+    _block("norms-exchanged", "ln_1 and ln_2 exchanged", _with_norms("ln_2", "ln_1")),
+    _block("norm-shared", "ln_1 before both branches", _with_norms("ln_1", "ln_1")),
+    _block("norm-1-missing", "attention reads the stream itself, without ln_1", _with_norms(None, "ln_2")),
+    _block("norm-2-missing", "the MLP reads the stream itself, without ln_2", _with_norms("ln_1", None)),
     _block("residual-normed", "the residual stream carries the normalised values", _normed_residual),
     _block("branches-normed", "layer norm of the branches' outputs, not inputs", _normed_branches),
     _block("residual-scaled", "each residual sum is divided by sqrt(2)", _scaled_residual),
