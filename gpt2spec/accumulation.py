@@ -44,7 +44,7 @@ def empty_total(ops: TensorOps, params: Tree) -> Tree:
     return {"loss": ops.full((), 0.0, ops.reduce_dtype), "gradients": tree_map(ops.zeros_like, params)}
 
 
-def add_part(backend: Backend, config: GPT2Config) -> Callable[..., tuple[Tree, Tensor]]:
+def add_micro_batch(backend: Backend, config: GPT2Config) -> Callable[..., tuple[Tree, Tensor]]:
     """Compiled: (total, params, *`MicroBatch`) -> (total with the part's loss and gradients, its loss times its share).
 
     The old total must not be used again.
@@ -80,7 +80,7 @@ def accumulated_step(
     then have "skipped".
     """
     ops = backend.ops
-    whole, add = train_step(backend, config, adamw), add_part(backend, config)
+    whole, add = train_step(backend, config, adamw), add_micro_batch(backend, config)
 
     def update(state: Tree, total: Tree, scalars: dict[str, Tensor]) -> tuple[Tree, dict[str, Any]]:
         state, norm = apply_gradients(ops, adamw, state, total["gradients"], scalars)

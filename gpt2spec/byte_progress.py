@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from gpt2spec.unseen import unseen
+from gpt2spec.best_effort import best_effort
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BEFORE_BAR = 0.5
@@ -39,18 +39,18 @@ class ByteProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar is not None:
-            with unseen():
+            with best_effort():
                 self.bar.close()
 
     def add(self, count: int) -> None:
         """Note that so many more bytes are done."""
         self.done += count
         if self.bar is not None:
-            with unseen():
+            with best_effort():
                 self.bar.update(count)
         elif not self.quiet and time.monotonic() >= self.last_line + SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            with unseen():
+            with best_effort():
                 print(self._line(), file=sys.stderr, flush=True)
 
     def reach(self, done: int) -> None:

@@ -24,7 +24,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt2spec.cli.main import main
-from gpt2spec.data import PrepareOptions, Tokens, corpus, open_prepared, position, prepare, read_manifest
+from gpt2spec.data import PrepareOptions, Tokens, corpus, open_prepared, prepare, read_manifest, validation_tail
 from gpt2spec.data.corpus import Corpus
 from gpt2spec.data.duplicates import SeenTexts, text_hash
 from gpt2spec.data.formats import separated
@@ -356,9 +356,9 @@ def test_by_position_validation_begins_at_a_line(texts: list[str], fraction: flo
     ids = [token for text in texts for token in (tokenizer.end_of_text, *tokenizer.encode(text))]
     tokens = Tokens(tuple(np.array(part, np.uint16) for part in (ids[:5], ids[5:])), tokenizer.vocab_size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(position, "_Table", TABLE)
-        patch.setattr(position, "_BLOCK", 3)
-        cut = position.find_cut(tokens, tokenizer, fraction, sum(map(len, texts)))
+        patch.setattr(validation_tail, "_Table", TABLE)
+        patch.setattr(validation_tail, "_BLOCK", 3)
+        cut = validation_tail.find_cut(tokens, tokenizer, fraction, sum(map(len, texts)))
     after = [tokenizer.end_of_text, *tokenizer.encode(cut.after)] if cut.after else []
     train = [*ids[: cut.start], *tokenizer.encode(cut.before)]
     val = [*after, *ids[cut.stop :]]
@@ -372,7 +372,7 @@ def test_by_position_validation_begins_at_a_line(texts: list[str], fraction: flo
     assert (train, val) == expected
 
 
-TABLE = functools.cache(position._Table)
+TABLE = functools.cache(validation_tail._Table)
 """Made once for all examples."""
 
 
@@ -392,7 +392,7 @@ def by_the_rule(texts: list[str], fraction: float) -> tuple[int, int]:
 
 def test_a_long_text_is_cut_where_its_text_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over windows and shards: with a line break far before the cut, near it, and none."""
-    monkeypatch.setattr("gpt2spec.data.position._WINDOW", 50)
+    monkeypatch.setattr("gpt2spec.data.validation_tail._WINDOW", 50)
     words = " ".join(f"word{i} 🦙" for i in range(3000))
     for text in (f"a line\n{words}", words[:-900].replace(" word26", "\nword26") + words[-900:], words, "x" * 5000):
         (tmp_path / "x.txt").write_text(text)

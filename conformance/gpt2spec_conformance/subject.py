@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2spec import api
-from gpt2spec.accumulation import MicroBatch, add_part, empty_total, shares
+from gpt2spec.accumulation import MicroBatch, add_micro_batch, empty_total, shares
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.decoding import generator, sampling
@@ -212,7 +212,7 @@ class BackendSubject(Subject):
         sizes: Sequence[int],
     ) -> tuple[float, HostParams]:
         backend = self.backend
-        add = self._program(("accumulate", config), lambda: add_part(backend, config))
+        add = self._program(("accumulate", config), lambda: add_micro_batch(backend, config))
         device_params = backend.load_params(params)
         total = empty_total(backend.ops, device_params)
         ends = np.cumsum(sizes)

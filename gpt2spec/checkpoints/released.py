@@ -1,9 +1,9 @@
-"""The weights of GPT-2 that were released, known by the SHA-256 of their file.
+"""This module recognises the released weights of GPT-2 by the SHA-256 of their files.
 
-Only those of 124M have hashes that others have published. Sources: of the files on the Hugging Face Hub
-(openai-community/gpt2, revision 607a30d783dfa663caf39e06633721c8d4cfcd7e) the hashes under which Git LFS keeps them,
-of which the tests of github.com/huggingface/huggingface_hub have one; of OpenAI's file two repositories that check
-their download, independently of one another.
+Others have published hashes of 124M only. Sources: for the files on the Hugging Face Hub (openai-community/gpt2,
+revision 607a30d783dfa663caf39e06633721c8d4cfcd7e), the hashes under which Git LFS keeps them, one of which is also in
+the tests of github.com/huggingface/huggingface_hub; for OpenAI's file, two repositories that check their download
+independently of each other.
 """
 
 from pathlib import Path
@@ -44,10 +44,10 @@ RELEASES = (
 )
 
 
-def told_of_release(folder: Path) -> str | None:
-    """Whether a checkpoint folder has a released file, byte for byte, in words.
+def release_note(folder: Path) -> str | None:
+    """A sentence that says whether a checkpoint folder has a released file, byte for byte.
 
-    None where no file has the name and the size of one; only such a file is read.
+    It is None where no file has the name and size of a released one; no other file is read.
     """
     for release in RELEASES:
         path = folder / release.file

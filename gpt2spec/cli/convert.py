@@ -83,11 +83,11 @@ def named(reader: "CheckpointReader", tokenizer: str, form: "Format") -> "Checkp
 def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str, verified: bool) -> str:
     """What was done, as a table, and what one should know of it."""
     from gpt2spec.checkpoints.convert import notes_on
-    from gpt2spec.checkpoints.released import told_of_release
+    from gpt2spec.checkpoints.released import release_note
     from gpt2spec.cli.table import format_table
     from gpt2spec.parameters import count_parameters
 
-    release = told_of_release(reader.path) if verified else None
+    release = release_note(reader.path) if verified else None
     weights = f"{len(reader.entries):,} of {count_parameters(reader.config):,} values, {dtype}"
     rows = [
         ("from", f"{reader.path} ({reader.format})"),

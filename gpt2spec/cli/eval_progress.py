@@ -66,7 +66,7 @@ class EvalProgress:
         self._show(lambda: print(text, file=sys.stderr, flush=True))
 
     def _show(self, show: Callable[[], object]) -> None:
-        from gpt2spec.unseen import unseen
+        from gpt2spec.best_effort import best_effort
 
-        with unseen():
+        with best_effort():
             show()

@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
 def show_checkpoint(args: argparse.Namespace) -> int:
     """Print the model of a checkpoint, and the hashes of its weights where they are asked for."""
     from gpt2spec.checkpoints.convert import hashes_of
-    from gpt2spec.checkpoints.released import told_of_release
+    from gpt2spec.checkpoints.released import release_note
 
     reader = opened(args.checkpoint, args.step)
     description = describe(reader.config, args.context, args.batch_size)
     hashes = hashes_of(reader) if args.hashes else {}
     dtypes = sorted({entry.dtype for entry in reader.entries.values()})
-    release = told_of_release(reader.path)
+    release = release_note(reader.path)
     about = {
         "path": str(reader.path),
         "format": reader.format,

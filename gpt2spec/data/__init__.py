@@ -1,4 +1,7 @@
-"""Text to token shards to batches: deterministic, resumable, larger than memory."""
+"""This package turns text into token shards and token shards into batches, also for corpora larger than memory.
+
+Both steps are deterministic, and both can be resumed.
+"""
 
 from gpt2spec.data.batches import Batch, Batches, validation_batches
 from gpt2spec.data.corpus import PrepareOptions

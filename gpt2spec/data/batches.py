@@ -1,8 +1,8 @@
 """Windows of tokens, in a shuffled order that is known from a single number.
 
 A window is T + 1 tokens: T inputs and, one further on, their T targets. Window w of a shard starts at token w T,
-so that no token is a target twice in an epoch, and no window spans two shards; the less than T tokens that are left
-at the end of a shard are not used.
+so that no token is a target twice in an epoch and no window spans two shards. The last tokens of a shard, fewer than T
+of them, are not used.
 """
 
 from __future__ import annotations
@@ -20,58 +20,58 @@ from gpt2spec.errors import ConfigError, DataError, InputError
 from gpt2spec.random import stream_key
 
 LARGE_TOKENS = 500_000_000
-"""A corpus of more tokens, a gigabyte, may be larger than what the system keeps in memory."""
+"""A corpus of more tokens than this, one gigabyte, may be larger than what the system keeps in memory."""
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, both int32 [B, T]."""
 
 
 class Batches:
-    """The training batches of a corpus, by position: nothing needs to be kept to resume but one integer.
+    """The training batches of a corpus. To resume, one integer is enough: how many windows came before.
 
-    Every epoch visits each window once, in an order of its own; of a mixture, each set has its own epochs. Several
-    processes that train one model have the same batches, and each takes its own rows of them: the global batch is the
-    same however many they are.
+    Every epoch visits each window once, in an order of its own. In a mixture, each data set has its own epochs. When
+    several processes train one model, each takes its own rows of every batch, so the global batch does not depend on
+    the number of processes.
 
     Attributes:
-        windows: windows in an epoch.
+        windows: the number of windows in an epoch.
     """
 
     def __init__(
         self, tokens: Tokens, batch_size: int, context: int, seed: int, *, rank: int = 0, ranks: int = 1
     ) -> None:
-        """Batches of `batch_size` windows of `context` inputs, shuffled by `seed`.
+        """Make batches of B = `batch_size` windows of `context` inputs, shuffled by `seed`.
 
-        Of every batch, process `rank` of `ranks` is given rows `rank * B / ranks` to `(rank + 1) * B / ranks`.
+        Process `rank` of `ranks` is given rows `rank * B / ranks` to `(rank + 1) * B / ranks` of every batch.
 
-        A corpus without a single window is a `DataError`; sizes below 1, negative seeds, and a batch that does not
-        divide by the number of processes are a `ConfigError`.
+        Raises:
+            DataError: where the corpus has not a single window.
+            ConfigError: for sizes below 1, negative seeds, and a batch size that is no multiple of `ranks`.
         """
         _check_sizes(batch_size, context)
         stream_key(seed, "data order")  # refuses a wrong seed now rather than at the first batch
-        parts = tokens.parts if isinstance(tokens, MixedTokens) else (tokens,)
-        for part in parts:
-            _check_length(part, context)
-        self._sets = [_Windows(part, context) for part in parts]
+        datasets = tokens.datasets if isinstance(tokens, MixedTokens) else (tokens,)
+        for dataset in datasets:
+            _check_length(dataset, context)
+        self._sets = [_Windows(dataset, context) for dataset in datasets]
         self._rows, self._seed = rows_of_rank(batch_size, rank, ranks), seed
         self.windows = sum(each.count for each in self._sets)
         self._share: np.ndarray | None = None
         if isinstance(tokens, MixedTokens):
             self._share = shares(tokens.weights or [each.count for each in self._sets], PERIOD)
 
-    def at(self, position: int) -> Batch:
-        """The batch after `position` windows: inputs and targets, int32 [B / ranks, T].
+    def at(self, first: int) -> Batch:
+        """The batch that begins with window `first`: inputs and targets, int32 [B / ranks, T].
 
-        Row r of the whole batch is window `position + r` of the endless sequence of epochs; `position` is that of the
-        whole batch, on every rank. Of a mixture it is the window that `mixture.scheduled` tells. A token outside the
-        vocabulary is an `InputError`.
+        Row r of the global batch is window `first + r` of the endless sequence of epochs; `first` is the same on every
+        rank. In a mixture, `mixture.scheduled` chooses the window. A token outside the vocabulary is an `InputError`.
         """
-        if position < 0:
-            raise ConfigError(f"a position is a number of windows of at least 0, not {position}")
+        if first < 0:
+            raise ConfigError(f"a position is a number of windows of at least 0, not {first}")
         if self._share is None:
             (windows,) = self._sets
-            return windows.batch(in_order(position + self._rows, windows.count, self._seed))
-        sets, places = scheduled(position + self._rows, self._share, self._seed)
+            return windows.batch(in_order(first + self._rows, windows.count, self._seed))
+        sets, places = scheduled(first + self._rows, self._share, self._seed)
         rows: list[np.ndarray] = [np.empty(0)] * len(sets)
         for number, windows in enumerate(self._sets):
             (mine,) = np.nonzero(sets == number)
@@ -81,7 +81,7 @@ class Batches:
 
 
 def rows_of_rank(batch_size: int, rank: int, ranks: int) -> np.ndarray:
-    """The rows of a batch that are the part of process `rank` of `ranks`: [B / ranks], in order."""
+    """The rows of a batch that process `rank` of `ranks` computes: [B / ranks], in order."""
     if not 0 <= rank < ranks:
         raise ConfigError(f"ranks are numbered from 0; there is no rank {rank} of {ranks}")
     if batch_size % ranks:
@@ -93,10 +93,10 @@ def rows_of_rank(batch_size: int, rank: int, ranks: int) -> np.ndarray:
 
 
 def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int | None = None) -> Iterator[Batch]:
-    """The first windows of a split in order, at most `limit`, as batches; the last may have fewer rows.
+    """The first windows of a split, at most `limit`, in order and as batches; the last batch may have fewer rows.
 
-    A split too short for one window gives one shorter window. Fewer than two tokens in every shard is a
-    `DataError`, at once and not at the first batch.
+    A split too short for one window gives one shorter window. A `DataError` is raised at once, not at the first batch,
+    where no shard has two tokens.
     """
     _check_sizes(batch_size, context)
     if limit is not None and limit < 1:
@@ -116,7 +116,7 @@ def validation_batches(tokens: Tokens, batch_size: int, context: int, limit: int
 
 
 def _expect_jumps(shard: np.ndarray) -> None:
-    """Tell the system not to read on behind the windows of a mapped shard: megabytes, on some, for two kilobytes."""
+    """Ask the system not to read ahead in a mapped shard: some systems read megabytes for a window of two kilobytes."""
     mapped: object = shard
     while isinstance(mapped, np.ndarray):
         mapped = mapped.base
@@ -125,7 +125,7 @@ def _expect_jumps(shard: np.ndarray) -> None:
 
 
 class _Windows:
-    """The windows of all shards, numbered through."""
+    """The windows of all shards, numbered consecutively."""
 
     def __init__(self, tokens: Tokens, context: int) -> None:
         self._tokens, self._context = tokens, context
@@ -137,11 +137,11 @@ class _Windows:
                 _expect_jumps(shard)
 
     def batch(self, numbers: np.ndarray) -> Batch:
-        """Inputs and targets of the windows with some numbers [B], checked against the vocabulary."""
+        """Inputs and targets of the windows with the given numbers [B], checked against the vocabulary."""
         return self.checked([self.row(int(number)) for number in numbers])
 
     def checked(self, windows: Sequence[np.ndarray]) -> Batch:
-        """Inputs and targets of some windows, each of T + 1 tokens."""
+        """Inputs and targets of windows that have T + 1 tokens each, checked against the vocabulary."""
         rows = np.stack(windows).astype(np.int32)  # [B, T + 1]
         highest = int(rows.max())
         if highest >= self._tokens.vocab_size:
@@ -160,14 +160,14 @@ class _Windows:
 
 
 def _mixed_validation(tokens: MixedTokens, batch_size: int, context: int, limit: int | None) -> Iterator[Batch]:
-    """The first windows of every set, of each as many as its share; sets without a validation split are left out."""
-    pairs = zip(tokens.parts, tokens.weights or map(len, tokens.parts), strict=True)
-    chosen = [(part, weight) for part, weight in pairs if any(len(shard) > 1 for shard in part.shards)]
+    """The first windows of every data set, as many of each as its share; sets with no validation split are left out."""
+    pairs = zip(tokens.datasets, tokens.weights or map(len, tokens.datasets), strict=True)
+    chosen = [(dataset, weight) for dataset, weight in pairs if any(len(shard) > 1 for shard in dataset.shards)]
     if not chosen:
         raise DataError("no set of the mixture has a validation split of two tokens; prepare one with it")
     weights = [weight for _, weight in chosen]
     limits = [None] * len(chosen) if limit is None else shares(weights, max(limit, len(chosen))).tolist()
-    each = [validation_batches(part, batch_size, context, n) for (part, _), n in zip(chosen, limits, strict=True)]
+    each = [validation_batches(dataset, batch_size, context, n) for (dataset, _), n in zip(chosen, limits, strict=True)]
     return itertools.chain.from_iterable(each)
 
 

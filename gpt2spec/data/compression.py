@@ -1,8 +1,8 @@
-"""The bytes of compressed files: gzip, xz and Zstandard, to the end or not at all.
+"""This module decompresses gzip, xz and Zstandard files.
 
-A file may hold several streams one after another, as parallel compressors write them. One that ends before its
-stream does, or in which anything but streams stands, is damaged; what came before is no use then, for nobody could
-tell how much is missing.
+A file may hold several streams one after another, as parallel compressors write them. A file is damaged if it ends
+before its last stream does, or holds anything but streams. All of it is then refused, because nobody could tell how
+much is missing.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Protocol
 from gpt2spec.errors import ConfigError, DataError
 
 COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".zst": "Zstandard"}
-"""What the suffix of a compressed file stands for."""
+"""The compression that each suffix of a file stands for."""
 
 _OUTPUT = 1 << 20
-"""Bytes that are decompressed at a time: a small file may hold a very large text."""
+"""Bytes that are decompressed at a time, because a small file may hold a very large text."""
 _LARGEST_WINDOW = 31
-"""Binary logarithm of the farthest distance at which Zstandard may repeat itself: as with its `--long=31`."""
+"""The binary logarithm of Zstandard's largest window, as with its option `--long=31`."""
 
 
 def decompressed(chunks: Iterable[bytes], suffix: str, label: str) -> Iterator[bytes]:
-    """What the bytes of a compressed file stand for, a megabyte or less at a time.
+    """The decompressed bytes of a file, a megabyte or less at a time.
 
     Args:
         chunks: the file's bytes.
@@ -34,7 +34,7 @@ def decompressed(chunks: Iterable[bytes], suffix: str, label: str) -> Iterator[b
 
     Raises:
         DataError: for bytes that are damaged or end too early.
-        ConfigError: where the library for it is not installed.
+        ConfigError: where the library for this compression is not installed.
     """
     start, failures = _decompressor(suffix)
     padding = b"" if suffix == ".zst" else b"\0"
@@ -58,7 +58,7 @@ def decompressed(chunks: Iterable[bytes], suffix: str, label: str) -> Iterator[b
 
 
 class _Stream(Protocol):
-    """What reads one compressed stream, as the standard library's classes do."""
+    """A reader of one compressed stream, with the interface of the standard library's classes."""
 
     @property
     def eof(self) -> bool: ...
@@ -70,7 +70,7 @@ class _Stream(Protocol):
 
 
 def _output(stream: _Stream, chunk: bytes) -> Iterator[bytes]:
-    """All that a stream makes of one more chunk."""
+    """All output of a stream for one more chunk."""
     data = stream.decompress(chunk, _OUTPUT)
     while data:
         yield data
@@ -99,7 +99,7 @@ class _GzipStream:
 
 
 def _decompressor(suffix: str) -> tuple[Callable[[], _Stream], type[Exception]]:
-    """What makes a reader for one stream, and the exception that it raises for wrong bytes."""
+    """A function that makes a reader for one stream, and the exception that the reader raises for wrong bytes."""
     if suffix == ".gz":
         return _GzipStream, zlib.error
     if suffix == ".xz":

@@ -1,4 +1,4 @@
-"""All documents of some sources, in order: which are left out, which are for validation, and where they are cut."""
+"""This module reads all documents in order and decides which are left out, and which are for validation."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from gpt2spec.tokenizer import split_safely
 VAL_FRACTION = 0.1
 SHARD_TOKENS = 100_000_000
 BEGINNING = 1 << 16
-"""Characters by which a document is assigned to a split: all, for most."""
+"""How many characters of a document decide its split; most documents have fewer, so that all of them count."""
 
 _PIECE = 1 << 17
 _IN_MEMORY = 1 << 25
-"""Bytes of a document up to which it waits in memory to be found new or a duplicate; a longer one waits in a file."""
+"""While it is not known whether a document is a duplicate, so many bytes of it are kept in memory, more in a file."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What is to become of text.
+    """Settings of a preparation: how text is divided into documents, and what becomes of them.
 
     Attributes:
         field: the field of JSON lines, or the column of CSV and Parquet, that holds the text.
-        format: one of `FORMATS`, whatever the names of files say; None goes by the names.
+        format: one of `FORMATS`, whatever the names of the files say; None follows the names.
         split_on: what separates documents in plain text; None where each file is one.
-        val_fraction: share of the documents that is the validation split: from 0 to below 1.
-        seed: chooses them.
+        val_fraction: the share of the documents that becomes the validation split, from 0 to below 1.
+        seed: decides which documents these are.
         drop_duplicates: whether a document that has occurred before is left out.
         skip_bad: whether rows that are no documents are counted and left out; otherwise they are errors.
-        shard_tokens: tokens in a shard.
+        shard_tokens: the number of tokens in a shard.
     """
 
     field: str = "text"
@@ -66,27 +66,27 @@ class PrepareOptions:
 
 
 class Piece(NamedTuple):
-    """Some text of a document, which can be encoded by itself.
+    """Some text of a document that can be encoded by itself.
 
     Attributes:
         split: "train" or "val".
-        begins: whether a document begins with it.
-        position: how far its end is in all sources, in bytes as they are on disk.
+        begins: whether the document begins with it.
+        offset: the bytes of all sources, as they are on disk, up to the end of this piece.
     """
 
     split: str
     begins: bool
-    position: int
+    offset: int
 
 
 class Corpus:
     """The documents of some sources, read once.
 
     Attributes:
-        entries: what has been read, a source each, once it has been read to its end.
-        text_bytes: of all documents, in UTF-8.
-        characters: of all documents.
-        bad: rows that are no documents.
+        entries: an entry for each source that has been read to its end.
+        text_bytes: the length of all documents in UTF-8.
+        characters: the length of all documents in characters.
+        bad: the rows that are no documents.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Corpus:
         validation: Sequence[Source] = (),
         spool: Path | None = None,
     ) -> None:
-        """The documents of `sources`; where there are sources for `validation`, those are that split, and come first.
+        """Prepare to read `sources`. The sources for `validation`, if there are any, are that split and come first.
 
-        Very long documents wait in a file in the folder `spool` until they are found not to be duplicates.
+        Very long documents are kept in a file in the folder `spool` until it is known that they are no duplicates.
         """
         self.entries: list[SourceEntry] = []
         self.text_bytes = self.characters = 0
@@ -113,13 +113,13 @@ class Corpus:
         self._documents: Counter[str] = Counter()
 
     def counts(self) -> DocumentCounts:
-        """How many documents became what, so far."""
+        """How many documents there have been so far, by what became of them."""
         found = self._documents
         return DocumentCounts(found["train"], found["val"], found["blank"], found["duplicate"], self.bad.count)
 
     @property
     def total_bytes(self) -> int | None:
-        """Of all sources, as they are on disk; None where there are streams."""
+        """The size of all sources as they are on disk; None where some are streams."""
         paths = [source.path for source, _ in self._sources]
         return None if None in paths else sum(path.stat().st_size for path in paths if path and path.exists())
 
@@ -131,18 +131,18 @@ class Corpus:
         return f"there is no text in {what}: nothing to train on{why}"
 
     def pieces(self) -> Iterator[tuple[Piece, str]]:
-        """All texts that are to be encoded, with what is to become of their tokens."""
+        """All texts to encode, each with the split that its tokens belong to."""
         before = 0
         for source, split in self._sources:
             reading = Pass(source)
             for document in _by_document(fragments(reading, self._options.field, self._options.split_on, self.bad)):
                 for begins, split_of_document, text in self._document(document, split):
-                    yield Piece(split_of_document, begins, before + reading.position), text
+                    yield Piece(split_of_document, begins, before + reading.offset), text
             self.entries.append(SourceEntry(source.name, reading.bytes, reading.sha256))
             before += reading.bytes
 
     def _document(self, texts: Iterator[str], split: str) -> Iterator[tuple[bool, str, str]]:
-        """The pieces of a document, unless it is left out: whether it begins there, its split, and text."""
+        """The pieces of a document, unless it is left out: (whether the document begins here, its split, text)."""
         beginning = _characters(texts, BEGINNING)
         whole = len(beginning) < BEGINNING
         if whole and (not beginning or beginning.isspace()):
@@ -164,14 +164,14 @@ class Corpus:
             begins = False
 
     def _drawn(self, beginning: bytes) -> str:
-        """The split of a document: by a hash of its beginning, in UTF-8, so that equal documents are never in both."""
+        """The split of a document. A hash of its beginning in UTF-8 decides, so equal documents are never in both."""
         if self._options.val_fraction == 0:
             return "train"
         digest = hashlib.blake2b(beginning, digest_size=8, key=self._split_key).digest()
         return "val" if int.from_bytes(digest, "little") < self._options.val_fraction * 2.0**64 else "train"
 
     def _looked_up(self, beginning: bytes, rest: Iterator[str]) -> tuple[Iterator[str], bool]:
-        """What follows the beginning of a document, in UTF-8, once more, and whether the document is new."""
+        """The text after the beginning of a document, which may be read once more, and whether the document is new."""
         digest = text_hash()
         digest.update(beginning)
         first = next(rest, None)
@@ -190,7 +190,7 @@ class Corpus:
 
 
 def _spooled(file: tempfile.SpooledTemporaryFile[bytes]) -> Iterator[str]:
-    """The text that was written to a temporary file, which is closed after it, or with the iterator."""
+    """The text in a temporary file, which is closed at its end, or when the iterator is."""
     with file:
         file.seek(0)
         decoder = codecs.getincrementaldecoder("utf-8")()
@@ -198,8 +198,8 @@ def _spooled(file: tempfile.SpooledTemporaryFile[bytes]) -> Iterator[str]:
             yield decoder.decode(data)
 
 
-def _by_document(parts: Iterable[Fragment]) -> Iterator[Iterator[str]]:
-    """The texts of each document, to be read before the next one."""
+def _by_document(fragments: Iterable[Fragment]) -> Iterator[Iterator[str]]:
+    """The texts of each document, which must be read before those of the next."""
     number = itertools.count()
     current = next(number)
 
@@ -208,11 +208,11 @@ def _by_document(parts: Iterable[Fragment]) -> Iterator[Iterator[str]]:
         current = next(number) if fragment[0] else current
         return current
 
-    return ((text for _, text in group) for _, group in itertools.groupby(parts, document))
+    return ((text for _, text in group) for _, group in itertools.groupby(fragments, document))
 
 
 def _characters(texts: Iterator[str], count: int) -> str:
-    """Text of at least `count` characters, or all there is."""
+    """The first `count` characters or somewhat more, or all where there are fewer."""
     gathered: list[str] = []
     size = 0
     while size < count and (text := next(texts, None)) is not None:
@@ -222,5 +222,5 @@ def _characters(texts: Iterator[str], count: int) -> str:
 
 
 def _slices(texts: Iterable[str]) -> Iterator[str]:
-    """The same text in parts that are short enough for every core to have one."""
+    """Divide the text into slices that are short enough for every core to have one."""
     return (text[i : i + _PIECE] for text in texts for i in range(0, len(text), _PIECE))

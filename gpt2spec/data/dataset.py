@@ -1,4 +1,4 @@
-"""The data of a run: a training and a validation split, from a prepared folder, raw text, or Python's own."""
+"""This module opens the data of a run: a prepared folder, token files, plain text, or Python's own documentation."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ from gpt2spec.files import sha256_of_file
 from gpt2spec.tokenizer import Tokenizer, gpt2_tokenizer
 
 HASHED_TOKENS = 500_000_000
-"""Token files without a manifest are hashed whole up to so many tokens, a gigabyte; larger ones by their ends."""
+"""Token files without a manifest are hashed whole up to so many tokens, a gigabyte; of larger ones, only the ends."""
 SAMPLED_TOKENS = 1 << 27
+"""Without a manifest, the unigram entropy is estimated from so many tokens."""
 
 
 class Checksum(NamedTuple):
-    """The SHA-256 that a file is to have, and what to do where it has another."""
+    """The SHA-256 that a file must have, and what a user can do where it has another."""
 
     path: Path
     sha256: str
     remedy: str
 
     def verify(self, progress: Callable[[int], object] = lambda count: None) -> None:
-        """Read the file, telling `progress` of its bytes; one that has another hash is a `DataError`."""
+        """Read the file and raise `DataError` where its hash differs. `progress` is called after every read."""
         with self._reading():
             found = sha256_of_file(self.path, progress)
         if found != self.sha256:
@@ -55,7 +56,7 @@ class Checksum(NamedTuple):
             )
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """The size of the file in bytes."""
         with self._reading():
             return self.path.stat().st_size
 
@@ -69,19 +70,19 @@ class Checksum(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Two splits of tokens and where they come from.
+    """A training and a validation split, and where they come from.
 
     Attributes:
-        name: short, for titles and file names.
+        name: a short name for titles and file names.
         train: tokens to train on.
         val: tokens to validate on, never in `train`.
         vocab_size: token ids run from 0 to `vocab_size - 1`.
-        tokenizer_id: `Tokenizer.id` of the tokenizer that made them.
-        unigram_entropy: in nats: the loss of a model that knows only how common every token is.
-        source: the text, in words.
+        tokenizer_id: `Tokenizer.id` of the tokenizer that made the tokens.
+        unigram_entropy: in nats, the loss of a model that knows only how common every token is.
+        source: where the text comes from, for people.
         fingerprint: hash of the manifest; equal for equal text, tokenizer and settings.
         folder: where the shards are.
-        checksums: of files, where they are known.
+        checksums: the checksums of the files, where they are known.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Dataset:
 
 
 def is_text(source: Path | None) -> bool:
-    """Whether `open_dataset` takes what is at `source` for text, which it encodes, rather than for tokens."""
+    """Whether `open_dataset` treats `source` as text to encode, rather than as tokens."""
     return source is None or not (is_prepared(source) or find_token_files(source))
 
 
@@ -115,16 +116,16 @@ def open_dataset(
     progress: bool = False,
     vocabulary: Vocabulary | None = None,
 ) -> Dataset:
-    """The data at `source`, prepared first if it is text.
+    """Open the data at `source`; text is prepared first.
 
     Args:
         source: a folder made by `prepare`; or nanoGPT's or llm.c's token files (see `token_files`); or text, as
-            `find_sources` takes it; or None for the text of Python's language reference, which every Python has.
-        tokenizer: for text, GPT-2's by default. A prepared folder has its own.
-        val_fraction: share of the text for validation (see `prepare`). A prepared folder has its own.
+            `find_sources` takes it; or None for the text of Python's language reference, which comes with Python.
+        tokenizer: encodes text; GPT-2's by default. A prepared folder has its own.
+        val_fraction: the share of the text for validation (see `prepare`). A prepared folder has its own.
         cache: where prepared text is kept for the next time; the user's cache folder by default.
-        progress: show a progress bar on a terminal while preparing.
-        vocabulary: of nanoGPT's or llm.c's token files; GPT-2's by default.
+        progress: whether to show a progress bar on a terminal while preparing.
+        vocabulary: the vocabulary of nanoGPT's or llm.c's token files; GPT-2's by default.
 
     Raises:
         DataError: for a source that is missing, damaged, or neither prepared nor text.
@@ -154,7 +155,7 @@ def open_dataset(
 def open_prepared(
     folder: Path, name: str | None = None, source: str | None = None, remedy: str = "prepare the folder again"
 ) -> Dataset:
-    """The data in a prepared folder; the sizes of all shards are checked, their contents only by `verify`."""
+    """Open a prepared folder. The sizes of all shards are checked here, their contents only by `verify`."""
     manifest = read_manifest(folder)
     return Dataset(
         name=name or folder.resolve().name,
@@ -171,9 +172,9 @@ def open_prepared(
 
 
 def open_token_files(files: TokenFiles, source: Path, vocabulary: Vocabulary | None = None) -> Dataset:
-    """nanoGPT's or llm.c's token files; the ids are GPT-2's unless a vocabulary is given.
+    """Open nanoGPT's or llm.c's token files. Their ids are taken for GPT-2's unless a vocabulary is given.
 
-    Beside a `meta.pkl`, which says that they are not, one has to be given (`DataError`).
+    A `meta.pkl` beside them says that they are not GPT-2's; without a vocabulary, that is a `DataError`.
     """
     folder = files.train[0].parent
     if vocabulary is None:
@@ -198,7 +199,7 @@ def open_token_files(files: TokenFiles, source: Path, vocabulary: Vocabulary | N
 
 
 def first_tokens(tokens: Tokens) -> Tokens:
-    """The first `SAMPLED_TOKENS` of a split, of which the unigram entropy is taken where no manifest tells it."""
+    """The first `SAMPLED_TOKENS` of a split, from which the unigram entropy is estimated."""
     shards, room = [], SAMPLED_TOKENS
     for shard in tokens.shards:
         shards.append(shard[:room])
@@ -226,7 +227,7 @@ def _open_text(
     cache: Path | None,
     progress: bool,
 ) -> Dataset:
-    """Text through the cache: prepared on first use, and again if what is there is damaged."""
+    """Open text through the cache: it is prepared on first use, and again if the cached data is damaged."""
     folder = (cache or _user_cache()) / f"{name}-{_cache_key(sources, tokenizer, options)}"
     remedy = f"remove the folder {folder}, and it is made again"
     if is_prepared(folder):
@@ -249,7 +250,7 @@ def _open_text(
 
 
 def _remove_abandoned(cache: Path, name: str) -> None:
-    """Remove what killed preparations of the same name left behind more than a day ago."""
+    """Remove what killed preparations with this name left behind more than a day ago."""
     for pattern in ("tmp", "preparing"):
         for path in cache.glob(f".{glob.escape(name)}-*.{pattern}"):
             if time.time() - path.stat().st_mtime > 86_400:
@@ -278,7 +279,7 @@ def _user_cache() -> Path:
 
 
 def language_reference() -> Source:
-    """The text of Python's language reference; a `DataError` for a Python that comes without it."""
+    """The text of Python's language reference. Raises `DataError` where Python was installed without it."""
     try:
         from pydoc_data.topics import topics
     except ImportError:

@@ -1,4 +1,4 @@
-"""Which documents have been seen: a set of 128-bit hashes that takes 16 bytes each, and the free places between."""
+"""This module remembers which documents have been seen, in a compact set of 128-bit hashes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _EMPTY = bytes(_HASH_BYTES)
 
 
 class SeenTexts:
-    """The texts that were added, by their BLAKE2b hashes of 128 bits.
+    """A set of texts, known by their 128-bit BLAKE2b hashes.
 
     Two different texts among 10^12 have the same hash with a probability of about 10^-15.
 
@@ -18,7 +18,7 @@ class SeenTexts:
     """
 
     def __init__(self) -> None:
-        """Nothing has been seen."""
+        """Make an empty set."""
         self._table = bytearray(_HASH_BYTES << 10)
         self._count = 0
 
@@ -26,7 +26,7 @@ class SeenTexts:
         return self._count
 
     def add(self, digest: bytes) -> bool:
-        """Whether a text with this `hash_of_text` is new; from now on it is not."""
+        """Add the text whose `text_hash` is `digest`. Returns whether it is new."""
         place = self._place(digest)
         if self._table[place : place + _HASH_BYTES] == digest:
             return False

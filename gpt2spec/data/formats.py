@@ -1,6 +1,6 @@
-"""What is a document in each format: plain text, JSON lines, CSV and Parquet.
+"""This module finds the documents in plain text, JSON lines, CSV and Parquet.
 
-Documents come as fragments, so that one may be larger than memory: each says whether a document begins with it.
+A document is yielded in fragments, so that it may be larger than memory.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gpt2spec.data.sources import Pass
 from gpt2spec.errors import ConfigError, DataError
 
 Fragment = tuple[bool, str]
-"""Whether a document begins here, and some of its text."""
+"""Whether a document begins with this fragment, and its text."""
 
 LONGEST_ROW = 1 << 30
-"""Bytes of a row: one is held in memory whole."""
+"""The most bytes of a row, because rows are held in memory whole."""
 _PARQUET_ROWS = 256
 
 
 @dataclass
 class BadRows:
-    """What is done about a row that is no document: a `DataError`, or, if such rows are to be skipped, a count.
+    """Counts the rows that are no documents, or raises `DataError` for the first unless they are to be skipped.
 
     Attributes:
-        skip: whether to skip.
-        count: rows that were skipped.
+        skip: whether such rows are skipped.
+        count: how many rows were skipped.
         first: what was wrong with the first of them.
     """
 
@@ -40,7 +40,7 @@ class BadRows:
     first: str | None = field(default=None, init=False)
 
     def add(self, where: str, reason: str) -> None:
-        """Note that the row at `where` is bad, and why."""
+        """Count the row at `where`, which is bad for `reason`; or raise `DataError`."""
         if not self.skip:
             raise DataError(f"{where}: {reason}; correct it, or leave such rows out with --skip-bad")
         self.count += 1
@@ -54,7 +54,7 @@ def fragments(reading: Pass, name: str, split_on: str | None, bad: BadRows) -> I
         reading: the source.
         name: the field or column that holds the text, where there are several.
         split_on: what separates documents in plain text; None where each file is one.
-        bad: told of the rows that are no documents.
+        bad: counts or refuses the rows that are no documents.
     """
     match reading.source.format:
         case "jsonl":
@@ -77,14 +77,14 @@ def _one_document(texts: Iterable[str]) -> Iterator[Fragment]:
 
 
 def separated(texts: Iterable[str], separator: str) -> Iterator[Fragment]:
-    """The documents between the separators of a text that comes in pieces, of any size."""
+    """The documents between the separators of a text, which may arrive in pieces of any size."""
     begins, held = True, ""
     for text in texts:
         *whole, last = (held + text).split(separator)
-        for part in whole:
-            yield begins, part
+        for end in whole:
+            yield begins, end
             begins = True
-        cut = max(0, len(last) - len(separator) + 1)  # after it a separator may have begun
+        cut = max(0, len(last) - len(separator) + 1)  # a separator may begin after this
         if cut:
             yield begins, last[:cut]
             begins = False
@@ -106,7 +106,7 @@ def _json_lines(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
 
 
 def _text_of_json(line: bytes, name: str) -> tuple[str, str]:
-    """The text in a line, or else what is wrong with it."""
+    """(the text of a line, ""), or ("", what is wrong with the line)."""
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -125,7 +125,7 @@ def _text_of_json(line: bytes, name: str) -> tuple[str, str]:
 
 
 def _text(value: Any, name: str) -> tuple[str, str]:
-    """A value as text, or what is wrong with it. A null is an empty document."""
+    """(the value as text, ""), or ("", what is wrong with it). A null is an empty document."""
     if value is None:
         return "", ""
     if not isinstance(value, str):
@@ -192,7 +192,7 @@ def _parquet_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[name], use_threads=False):
                 batch.validate(full=True)
                 number += len(batch)
-                reading.position = reading.bytes * number // file.metadata.num_rows
+                reading.offset = reading.bytes * number // file.metadata.num_rows
                 texts = batch.column(0).to_numpy(zero_copy_only=False).tolist()  # faster than `to_pylist`
                 yield from ((True, text or "") for text in texts)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -200,7 +200,7 @@ def _parquet_rows(reading: Pass, name: str, bad: BadRows) -> Iterator[Fragment]:
 
 
 def _column(header: list[str], name: str, label: str) -> int:
-    """Where a column stands; one that is missing is a `DataError` with those that are there."""
+    """The index of a column. Raises `DataError` with the columns there are where it is missing or ambiguous."""
     if name not in header:
         raise DataError(f"{label} has no column {name!r}; it has {_names(header)} (choose with --field)")
     if header.count(name) > 1:
@@ -211,7 +211,7 @@ def _column(header: list[str], name: str, label: str) -> int:
 def _whole_lines(reading: Pass) -> Iterator[bytes]:
     """The bytes of a source in blocks of whole lines; only the last line may lack its line feed.
 
-    A byte order mark is no part of them.
+    A byte order mark at the beginning is left out.
     """
     held: list[bytes] = []
     size = 0
@@ -233,7 +233,7 @@ def _whole_lines(reading: Pass) -> Iterator[bytes]:
 
 
 def _after_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes without the byte order mark that some programs begin UTF-8 with."""
+    """The bytes without the byte order mark that some programs write at the beginning of UTF-8."""
     beginning = b""
     for chunk in chunks:
         beginning += chunk

@@ -1,10 +1,10 @@
-"""Where a preparation is made, and how far it has come, so that one that was killed is gone on with.
+"""The journal of a preparation, from which a preparation that was killed is resumed.
 
-The folder `.NAME.preparing` beside the one to be made holds the shards so far. Every half minute they are synced and
-`journal.json` is replaced: how many pieces of text are encoded, which shards are finished, and how many tokens are
-in the shards after them. Whoever goes on cuts off what was written later, reads the sources again up to that piece,
-which takes a small part of the time that encoding them took, and encodes the rest: the result is that of a preparation
-that was never stopped, byte for byte.
+The folder `.NAME.preparing`, beside the folder to be made, holds the shards so far. Every half minute they are synced
+to the disk and `journal.json` is replaced. It says how many pieces of text are encoded, which shards are finished, and
+how many tokens are in the unfinished ones. To resume, what was written later is cut off, the sources are read again up
+to that piece, which is much faster than encoding them, and the rest is encoded. The result is the same, byte for byte,
+as that of a preparation that was never stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpt2spec.locks import held
 
 JOURNAL = "journal.json"
 JOURNAL_SECONDS = 30.0
-"""At most so much work is done again."""
+"""Seconds between two journals: at most so much work is done again."""
 
 
 class BusyError(DataError):
@@ -37,10 +37,10 @@ class Journal:
     """How far a preparation has come.
 
     Attributes:
-        key: of the sources and settings; only with the same can it be gone on with.
+        key: a hash of the sources and settings; a preparation is resumed only with the same ones.
         pieces: how many texts are encoded.
         finished: the finished shards of each split.
-        tails: tokens after them, and the SHA-256 of the file that these are in.
+        tails: for each split, the number of tokens in the unfinished shard, and the SHA-256 of its file.
     """
 
     key: str
@@ -55,7 +55,7 @@ class Journal:
 
 
 def read_journal(folder: Path, key: str) -> Journal | None:
-    """The journal in `folder`, if there is one for `key`."""
+    """The journal in `folder`, or None where there is none for `key`."""
     try:
         contents = json.loads((folder / JOURNAL).read_bytes())
         shards = {split: [ShardEntry(**row) for row in rows] for split, rows in contents["finished"].items()}
@@ -67,9 +67,9 @@ def read_journal(folder: Path, key: str) -> Journal | None:
 
 
 def resumed(folder: Path, key: str, writers: Mapping[str, ShardWriter]) -> int:
-    """Bring the writers to where the journal says, and return the number of pieces that are encoded.
+    """Put the writers into the state that the journal records. Returns how many pieces are encoded.
 
-    Raises `DataError` where that cannot be: there is nothing to go on with.
+    Raises `DataError` where there is no journal or the shards do not match it.
     """
     journal = read_journal(folder, key)
     if journal is None:
@@ -82,9 +82,9 @@ def resumed(folder: Path, key: str, writers: Mapping[str, ShardWriter]) -> int:
 
 @contextlib.contextmanager
 def workplace(out: Path) -> Iterator[Path]:
-    """The folder in which `out` is prepared, for this process alone.
+    """The folder in which `out` is prepared, locked for this process.
 
-    After an error it stays if there is a journal in it, so that the work can be gone on with.
+    After an error the folder stays if it has a journal, so that the work can be resumed.
     """
     folder = out.parent / f".{out.name}.preparing"
     make_folder(out.parent)
@@ -98,7 +98,7 @@ def workplace(out: Path) -> Iterator[Path]:
 
 
 def is_kept(out: Path) -> bool:
-    """Whether there is a preparation of `out` to go on with."""
+    """Whether there is an unfinished preparation of `out` that can be resumed."""
     try:
         return (out.parent / f".{out.name}.preparing" / JOURNAL).is_file()
     except OSError:  # a name that is too long
@@ -107,13 +107,13 @@ def is_kept(out: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The folder, made where it is missing, and locked where the system can lock folders."""
+    """Make the folder where it is missing, and lock it where the system can lock folders."""
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     busy = f"another process is preparing {folder.name.removeprefix('.').removesuffix('.preparing')} in {folder.parent}"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(folder))
-        except (BlockingIOError, FileNotFoundError):  # the latter: of a preparation that has just been completed
+        except (BlockingIOError, FileNotFoundError):  # the latter: that preparation has just been completed
             raise BusyError(busy) from None
         yield

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a prepared folder holds and what it was made from."""
+"""`manifest.json` says what a prepared folder holds and what it was made from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 FORMAT = "gpt2spec dataset"
 VERSION = 3
 CHECKSUM = "sha256"
-"""The last of a manifest's fields, a hash of all others."""
+"""The last field of a manifest is a hash of all others."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """A file or stream: its name (no path outside the folder that was given), its bytes as they are, their SHA-256."""
+    """A source: its name, relative to the folder that was given; its size on disk, in bytes; the SHA-256 of these."""
 
     name: str
     bytes: int
@@ -38,7 +38,7 @@ class SourceEntry:
 
 @dataclass(frozen=True)
 class DocumentCounts:
-    """How many documents there were.
+    """How many documents there were, by what became of them.
 
     Attributes:
         train: in the training split.
@@ -57,22 +57,22 @@ class DocumentCounts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder holds. Equal sources and settings give an equal manifest, byte for byte.
+    """The contents of `manifest.json`. Equal sources and settings give an equal manifest, byte for byte.
 
     Attributes:
         tokenizer: `Tokenizer.id` of the tokenizer.
         vocab_size: token ids run from 0 to `vocab_size - 1`.
-        validation: how the validation split was chosen: "documents" by a hash, the end by "position", "given" or
-            "none".
+        validation: how the validation split was chosen: "documents" (a hash of each decides), "position" (the end of
+            the text), "given" (it has sources of its own) or "none".
         val_fraction: the share of the documents, or of the text, that the validation split was to have.
-        seed: of the choice of documents.
+        seed: the seed of the choice of documents.
         unigram_entropy: entropy in nats of the distribution of tokens in both splits: the loss of a model
             that knows how common every token is and nothing else.
         train: shards of the training split, in order.
         val: shards of the validation split, in order.
-        documents: how many there were.
-        text_bytes: of all documents that were encoded, in UTF-8.
-        sources: the files, in order.
+        documents: how many documents there were.
+        text_bytes: the length in UTF-8 of all documents that were encoded.
+        sources: the sources, in order.
     """
 
     tokenizer: str
@@ -99,11 +99,11 @@ class Manifest:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of all sources, compressed where they are."""
+        """The size of all sources on disk in bytes; compressed sources count as they are."""
         return sum(source.bytes for source in self.sources)
 
     def to_json(self) -> str:
-        """The contents of `manifest.json`: floats are written so that they read back as the same bits."""
+        """The text of `manifest.json`. Floats are written so that they read back as the same bits."""
         fields = dataclasses.asdict(self)
         splits = {
             name: {"tokens": sum(shard["tokens"] for shard in fields[name]), "shards": fields.pop(name)}
@@ -115,12 +115,12 @@ class Manifest:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `folder` has a manifest, sound or not."""
+    """Whether `folder` has a manifest, which may be damaged."""
     return (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared folder; a missing, foreign or damaged one is a `DataError`."""
+    """Read the manifest of a prepared folder; a missing, foreign or damaged one is a `DataError`."""
     path = folder / MANIFEST
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
@@ -160,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _digest(contents: dict[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of what a manifest says, however it is laid out."""
+    """SHA-256, in hexadecimal, of the contents of a manifest; its layout does not matter."""
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Several data sets as one, each with its share."""
+"""This module opens several data sets as one, a mixture in which each has its share."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from gpt2spec.errors import ConfigError
 
 
 def open_mixture(sets: Sequence[str], **how: Any) -> Dataset:
-    """The data sets at some paths as one.
+    """Open several data sets as one mixture.
 
-    A path may be followed by `:WEIGHT`. Windows are drawn in proportion to the weights; without any, in proportion to
-    how many each set has.
+    A path may be followed by `:WEIGHT`. Windows are drawn in proportion to the weights, or, without weights, in
+    proportion to the number of windows of each data set.
 
     Args:
-        sets: paths, all with a weight or none.
-        how: for `open_dataset`.
+        sets: the paths; either all have a weight or none has.
+        how: arguments for `open_dataset`.
 
     Raises:
-        ConfigError: for weights that are none, that some sets lack, or sets of different tokenizers.
-        DataError: for a set that cannot be opened.
+        ConfigError: for weights that are not positive, for weights that only some data sets have, and for data sets of
+            different tokenizers.
+        DataError: for a data set that cannot be opened.
     """
     paths, given = zip(*map(path_and_weight, sets), strict=True)
     missing = [path for path, weight in zip(paths, given, strict=True) if weight is None]
@@ -59,7 +60,7 @@ def open_mixture(sets: Sequence[str], **how: Any) -> Dataset:
 
 
 def path_and_weight(text: str) -> tuple[Path, float | None]:
-    """The two parts of `PATH:WEIGHT`; no weight where what follows the last colon is no number."""
+    """Split `PATH:WEIGHT`. The weight is None where no number follows the last colon."""
     path, colon, number = text.rpartition(":")
     try:
         weight = float(number)
@@ -69,7 +70,7 @@ def path_and_weight(text: str) -> tuple[Path, float | None]:
 
 
 def _entropy(opened: Sequence[Dataset], weights: Sequence[float] | None) -> float:
-    """Unigram entropy of the mixture, in nats, by the first tokens of each set."""
+    """The unigram entropy of the mixture in nats, estimated from the first tokens of each data set."""
     shares = np.array(weights or [len(each.train) for each in opened], np.float64)
     size = max(each.vocab_size for each in opened)
     total = np.zeros(size)

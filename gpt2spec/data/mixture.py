@@ -1,8 +1,8 @@
-"""Several sets of tokens as one, in given shares.
+"""A mixture presents several data sets as one, in given shares.
 
-Windows come in periods of 2^16. In every period each set has its share of places, a whole number, and which places
-those are is shuffled by a permutation that needs no memory (`permuted`). So the set of any place, and which of the
-set's own windows stands there, are known from the place alone: a mixture is resumed from one integer as well.
+Windows come in periods of 2^16. In every period each data set has its share of places, a whole number of them, and a
+permutation that needs no memory (`permuted`) decides which places those are. So the number of a window alone tells
+which data set it comes from, and which window of that data set it is. A mixture, too, is resumed from one integer.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from gpt2spec.errors import ConfigError
 from gpt2spec.random import stream_key
 
 PERIOD = 1 << 16
+"""Windows in which every data set has its exact share."""
 
 
 @dataclass(frozen=True, eq=False)
 class MixedTokens(Tokens):
-    """The tokens of one split of several sets. `shards` are those of all.
+    """One split of a mixture. `shards` are those of all data sets.
 
     Attributes:
-        parts: the sets.
-        weights: the shares, in proportion; None is as many as each has windows.
+        datasets: the tokens of each data set.
+        weights: the shares of the data sets are in proportion to these, or to their numbers of windows if None.
     """
 
-    parts: tuple[Tokens, ...] = ()
+    datasets: tuple[Tokens, ...] = ()
     weights: tuple[float, ...] | None = None
 
 
-def mixed(parts: Sequence[Tokens], weights: Sequence[float] | None) -> MixedTokens:
-    """Some sets as one; weights that are no positive numbers are a `ConfigError`."""
+def mixed(datasets: Sequence[Tokens], weights: Sequence[float] | None) -> MixedTokens:
+    """The mixture of several data sets. Weights that are no positive numbers are a `ConfigError`."""
     for weight in weights or ():
         if not 0 < weight < math.inf:
             raise ConfigError(f"a weight is a number above 0, not {weight}")
-    shards = tuple(shard for part in parts for shard in part.shards)
+    shards = tuple(shard for dataset in datasets for shard in dataset.shards)
     chosen = None if weights is None else tuple(weights)
-    return MixedTokens(shards, max(part.vocab_size for part in parts), tuple(parts), chosen)
+    return MixedTokens(shards, max(dataset.vocab_size for dataset in datasets), tuple(datasets), chosen)
 
 
 def shares(weights: Sequence[float], total: int) -> np.ndarray:
-    """`total` places shared out in proportion to some weights [S], each at least one: by the largest remainders."""
+    """Divide `total` places in proportion to weights [S], at least one each, by the method of largest remainders."""
     exact = np.asarray(weights, np.float64) / math.fsum(weights) * total
     whole = np.maximum(1, np.floor(exact)).astype(np.int64)
     order = np.argsort(whole - exact, kind="stable")  # the largest remainder first
@@ -56,14 +57,15 @@ def shares(weights: Sequence[float], total: int) -> np.ndarray:
     return whole
 
 
-def scheduled(positions: np.ndarray, share: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The set at some positions [B], and how many of its windows came before: every set's run through 0, 1, 2, …
+def scheduled(windows: np.ndarray, share: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The data set of each window [B] of the mixture, and the number [B] of that window within its data set.
 
-    Within a period they come in shuffled order. `share` [S] are the places of each set in a period.
+    A data set's own numbers are 0, 1, 2, …; within a period they come in shuffled order. `share` [S] says how many
+    places of a period each data set has.
     """
     ends = np.cumsum(share)
-    periods, places = np.divmod(positions, PERIOD)
-    slots = np.empty(len(positions), np.int64)
+    periods, places = np.divmod(windows, PERIOD)
+    slots = np.empty(len(windows), np.int64)
     for period in np.unique(periods):
         rows = periods == period
         slots[rows] = permuted(places[rows], PERIOD, stream_key(seed, "mixture", int(period)))

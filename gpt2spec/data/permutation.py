@@ -1,4 +1,4 @@
-"""A random order of any number of things that takes no memory: the place of each is computed when it is asked for."""
+"""This module shuffles any number of windows without memory: the place of each is computed when it is needed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gpt2spec.random import stream_key
 
 
 def permuted(places: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Where a pseudo-random permutation of 0 … count - 1, chosen by a 128-bit `key`, takes `places` [B].
+    """The images of `places` [B] under a pseudo-random permutation of 0 … count - 1, chosen by a 128-bit `key`.
 
-    A Feistel network permutes the smallest 2^(2h) numbers that include all of them; what lands outside is sent
-    through again until it lands inside ("cycle walking"). So a place is found without the other places: memory
-    does not grow with the corpus.
+    A Feistel network permutes 0 … 2^(2h) - 1, the smallest such range that includes all of them; a result outside
+    0 … count - 1 is permuted again until it lies inside ("cycle walking"). So one image is computed without the
+    others, and memory does not grow with the corpus.
 
     Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (2002).
     """
@@ -26,10 +26,10 @@ def permuted(places: np.ndarray, count: int, key: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def in_order(positions: np.ndarray, count: int, seed: int, *index: int) -> np.ndarray:
-    """Which of `count` windows stand at some positions [B] of the endless sequence of shuffled epochs."""
-    epochs, places = np.divmod(positions, count)
-    order = np.empty(len(positions), np.int64)
+def in_order(numbers: np.ndarray, count: int, seed: int, *index: int) -> np.ndarray:
+    """Which of `count` windows stand at places `numbers` [B] of the endless sequence of shuffled epochs."""
+    epochs, places = np.divmod(numbers, count)
+    order = np.empty(len(numbers), np.int64)
     for epoch in np.unique(epochs):
         rows = epochs == epoch
         order[rows] = permuted(places[rows], count, stream_key(seed, "data order", *index, int(epoch)))
@@ -40,7 +40,7 @@ _ROUNDS = 10
 
 
 def _feistel(values: np.ndarray, half_bits: int, round_keys: np.ndarray) -> np.ndarray:
-    """One pass of the network over uint64 values of 2 `half_bits` bits: each round, (L, R) -> (R, L ^ F(R))."""
+    """One pass of the network over uint64 values of 2 `half_bits` bits; each round maps (L, R) to (R, L ^ F(R))."""
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> bits, values & mask
     for round_key in round_keys:

@@ -1,6 +1,6 @@
-"""Text into token shards: `gpt2spec data prepare`.
+"""This module encodes text into token shards, for `gpt2spec data prepare`.
 
-The text is read once, in pieces, while all cores encode those that were read before. So memory does not grow with the
+The text is read once, in pieces, while all cores encode the pieces read before. So memory does not grow with the
 corpus.
 """
 
@@ -20,9 +20,9 @@ from gpt2spec.byte_progress import ByteProgress
 from gpt2spec.data.corpus import Corpus, PrepareOptions
 from gpt2spec.data.journal import JOURNAL, JOURNAL_SECONDS, Journal, is_kept, resumed, workplace
 from gpt2spec.data.manifest import MANIFEST, VERSION, Manifest, ShardEntry, is_prepared, read_manifest
-from gpt2spec.data.position import cut_off_the_end
 from gpt2spec.data.shards import MAX_VOCAB_SIZE, ShardWriter
 from gpt2spec.data.sources import Source, find_sources
+from gpt2spec.data.validation_tail import cut_off_the_end
 from gpt2spec.errors import ConfigError, DataError, StorageError
 from gpt2spec.files import publish_folder, storage_errors
 from gpt2spec.tokenizer import Tokenizer, comes_along, gpt2_tokenizer, write_tokenizer
@@ -44,23 +44,23 @@ def prepare(
 ) -> Manifest:
     """Encode text into a folder of shards with a manifest, whole or not at all.
 
-    Every document begins with `<|endoftext|>`, as in llm.c's data scripts. Documents are drawn for validation by a
-    hash; where that leaves training or validation without any, as it does with a single document, validation is the
-    end of the text instead (`gpt2spec.data.position`).
+    Every document begins with `<|endoftext|>`, as in llm.c's data scripts. A hash decides which documents are for
+    validation. Where that leaves training or validation without any, as it does with a single document, the end of
+    the text becomes the validation split instead (`gpt2spec.data.validation_tail`).
 
     Args:
         paths: what `find_sources` takes.
         out: the folder to make. One that was prepared before is replaced; any other that is not empty is refused.
-        options: what is to become of the text.
+        options: how text is divided into documents, and what becomes of them.
         tokenizer: GPT-2's by default.
-        validation: sources whose documents are the validation split; all others are for training then.
-        encoder: who encodes; see `encode_stream`. The tokens are the same.
-        progress: show how far it is on standard error.
+        validation: sources whose documents are the validation split; all others are then for training.
+        encoder: the library that encodes, see `encode_stream`; the tokens are the same.
+        progress: whether to show on standard error how far the work is.
 
     Raises:
         DataError: for text that is missing, empty, unreadable or not UTF-8, and for an `out` that is in use.
         ConfigError: for options out of range, or a library that is missing.
-        StorageError: when `out` cannot be written. What is done is kept beside it; the same call goes on with it.
+        StorageError: when `out` cannot be written. The work so far is kept beside it, and the same call resumes it.
     """
     options = options or PrepareOptions()
     check_target(out)
@@ -86,7 +86,7 @@ def prepare_sources(
     encoder: str = "tiktoken",
     progress: bool = False,
 ) -> Manifest:
-    """`prepare` for sources that have been found."""
+    """Do the work of `prepare` for sources that have been found."""
     check_target(out)
     tokenizer = tokenizer or gpt2_tokenizer()
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
@@ -128,13 +128,13 @@ def check_target(out: Path) -> None:
 
 
 def entropy_of(counts: np.ndarray) -> float:
-    """-sum p log p in nats over how often each token occurs [V]."""
+    """The entropy -sum p log p in nats of a distribution, given how often each token occurs [V]."""
     p = counts[counts > 0] / counts.sum()
     return float(max(0.0, -(p * np.log(p)).sum()))
 
 
 def _check_held_out(sources: Sequence[Source], validation: Sequence[Source]) -> None:
-    """Raise `DataError` for a file that is to be trained on and to validate."""
+    """Raise `DataError` for a file that is given for both training and validation."""
     held_out = {source.path.resolve() for source in validation if source.path and source.path.exists()}
     for source in sources if held_out else ():
         if source.path and source.path.exists() and source.path.resolve() in held_out:
@@ -145,7 +145,7 @@ def _check_held_out(sources: Sequence[Source], validation: Sequence[Source]) -> 
 
 
 class _Preparation:
-    """The shards of a corpus in the making."""
+    """The work of encoding one corpus into shards."""
 
     def __init__(
         self, corpus: Corpus, folder: Path, options: PrepareOptions, tokenizer: Tokenizer, key: str | None
@@ -156,14 +156,14 @@ class _Preparation:
         self._writers = self._new_writers()
 
     def encode(self, encoder: str, progress: bool) -> None:
-        """Write the tokens of all documents, beginning where the journal says."""
+        """Write the tokens of all documents, from where the journal says."""
         self._begin()
         mark = np.array([self._tokenizer.end_of_text], np.uint16)
         written = time.monotonic()
         pieces = self._corpus.pieces()
         with ByteProgress("encoding", self._corpus.total_bytes, quiet=not progress) as bar:
-            for piece, _ in itertools.islice(pieces, self._pieces):  # encoded already: only read again
-                bar.reach(piece.position)
+            for piece, _ in itertools.islice(pieces, self._pieces):  # these are encoded already
+                bar.reach(piece.offset)
             try:
                 for piece, ids in encode_labelled(self._tokenizer, pieces, encoder=encoder):
                     writer = self._writers[piece.split]
@@ -171,9 +171,9 @@ class _Preparation:
                         writer.write(mark)
                     writer.write(ids)
                     self._pieces += 1
-                    bar.reach(piece.position)
+                    bar.reach(piece.offset)
                     if time.monotonic() - written >= JOURNAL_SECONDS:
-                        self._note()
+                        self._write_journal()
                         written = time.monotonic()
                 for writer in self._writers.values():
                     writer.close()
@@ -183,14 +183,14 @@ class _Preparation:
                 raise
 
     def finish(self, given: bool) -> Manifest:
-        """Move the validation split where there is none yet, and write the manifest."""
+        """Make the validation split from the end of the text where there is none yet, and write the manifest."""
         shards = {split: writer.finished for split, writer in self._writers.items()}
         if not any(shards.values()):
             raise DataError(self._corpus.complaint())
         counts = sum(writer.counts for writer in self._writers.values())
         rule = "given" if given else "documents" if self._options.val_fraction else "none"
         if rule == "documents" and not all(shards.values()):
-            shards, change = self._by_position(next(filter(None, shards.values())))
+            shards, change = self._validation_from_tail(next(filter(None, shards.values())))
             rule, counts = "position", counts + change
         manifest = Manifest(
             tokenizer=self._tokenizer.id,
@@ -213,7 +213,7 @@ class _Preparation:
         return manifest
 
     def _begin(self) -> None:
-        """Go on where the journal says, or begin in an empty folder."""
+        """Resume from the journal, or begin in an empty folder."""
         try:
             if self._key is None:
                 raise DataError("a stream cannot be read again")
@@ -230,8 +230,8 @@ class _Preparation:
                 if path not in keep:
                     path.unlink()
 
-    def _note(self) -> None:
-        """Write down how far the work is."""
+    def _write_journal(self) -> None:
+        """Write to the journal how far the work is."""
         if self._key is None:
             return
         for writer in self._writers.values():
@@ -245,17 +245,17 @@ class _Preparation:
         vocab_size = self._tokenizer.vocab_size
         return {split: ShardWriter(self._folder, split, self._options.shard_tokens, vocab_size) for split in SPLITS}
 
-    def _by_position(self, shards: list[ShardEntry]) -> tuple[dict[str, list[ShardEntry]], np.ndarray]:
-        """The shards of both splits when validation is the end of some, which are all there are.
+    def _validation_from_tail(self, shards: list[ShardEntry]) -> tuple[dict[str, list[ShardEntry]], np.ndarray]:
+        """Make the end of all `shards` the validation split.
 
-        And how much oftener than in these each token occurs in them: [V].
+        Returns the new shards of both splits, and how often each token occurs in them, less how often it did before.
         """
         options, characters = self._options, self._corpus.characters
         head, tail, kept, change = cut_off_the_end(
             self._folder, shards, self._tokenizer, options.val_fraction, characters, options.shard_tokens
         )
         with storage_errors(self._folder):
-            (self._folder / JOURNAL).unlink(missing_ok=True)  # from here on the shards are not what it says
+            (self._folder / JOURNAL).unlink(missing_ok=True)  # from here on the shards do not match it
             for shard in shards[kept:]:
                 (self._folder / shard.file).unlink()
             train = self._renamed([*shards[:kept], *head.finished], "train")
@@ -271,21 +271,21 @@ class _Preparation:
 def _key(
     sources: Sequence[Source], validation: Sequence[Source], options: PrepareOptions, tokenizer: Tokenizer
 ) -> str | None:
-    """A hash of everything that decides what is prepared; None where there are streams, which are gone when read."""
+    """A hash of everything that decides the result; None where some sources are streams, which cannot be read again."""
     files = []
     for source in (*validation, *sources):
         if source.path is None or not source.path.exists():
             return None
         state = source.path.stat()
-        # The last is there for a file that another replaced with the size and the time of the first.
+        # ctime notices a file that was replaced by another with the same size and modification time.
         times = state.st_mtime_ns, state.st_ctime_ns
         files.append([str(source.path.resolve()), source.name, source.format, state.st_size, *times])
-    settings = asdict(options) | {"skip_bad": None}  # which may be changed on the way
+    settings = asdict(options) | {"skip_bad": None}  # this may change when the work is resumed
     contents = json.dumps([VERSION, tokenizer.id, settings, len(validation), files])
     return hashlib.sha256(contents.encode()).hexdigest()
 
 
 def _install(folder: Path, out: Path) -> None:
-    """Give the folder its name. One that had it before has it until then."""
+    """Give the finished folder its name, which an older prepared folder keeps until then."""
     check_target(out)
     publish_folder(folder, out, replace=is_prepared(out))

@@ -1,4 +1,4 @@
-"""Token shards: llm.c's `.bin` files, version 1, and the tokens of a split read through them.
+"""This module reads and writes token shards, which are llm.c's `.bin` files, version 1.
 
 A shard is 256 little-endian int32 (20240520, 1, number of tokens, zeros), then one uint16 for each token.
 
@@ -34,7 +34,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The tokens of one split, left on disk until they are read.
+    """The tokens of one split, which stay on disk until they are read.
 
     Attributes:
         shards: one read-only uint16 array for each shard, in order.
@@ -48,27 +48,27 @@ class Tokens:
         return sum(len(shard) for shard in self.shards)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All tokens in order, as arrays of at most 2^20."""
+        """All tokens in order, as arrays of at most 2^20 tokens."""
         return (shard[i : i + _BLOCK] for shard in self.shards for i in range(0, len(shard), _BLOCK))
 
     def between(self, start: int, stop: int) -> np.ndarray:
         """Tokens `start` to `stop`, counted through all shards: [stop - start]."""
-        parts = []
+        pieces = []
         for shard in self.shards:
-            parts.append(shard[max(0, start) : max(0, stop)])
+            pieces.append(shard[max(0, start) : max(0, stop)])
             start, stop = start - len(shard), stop - len(shard)
-        return np.concatenate([np.empty(0, np.uint16), *(part for part in parts if len(part))])
+        return np.concatenate([np.empty(0, np.uint16), *(piece for piece in pieces if len(piece))])
 
 
 def header(count: int) -> bytes:
-    """The 1024 bytes before `count` tokens."""
+    """The header of a shard of `count` tokens: 1024 bytes."""
     values = np.zeros(256, "<i4")
     values[:3] = MAGIC, VERSION, count
     return values.tobytes()
 
 
 def token_bytes(tokens: Sequence[int] | np.ndarray) -> bytes:
-    """Tokens as little-endian uint16; an id that does not fit is an `InputError`."""
+    """Encode tokens as little-endian uint16; an id that does not fit is an `InputError`."""
     array = np.asarray(tokens)
     if array.dtype != np.uint16 and array.size and not 0 <= array.min() <= array.max() < MAX_VOCAB_SIZE:
         worst = array.min() if array.min() < 0 else array.max()
@@ -77,17 +77,17 @@ def token_bytes(tokens: Sequence[int] | np.ndarray) -> bytes:
 
 
 def write_shard(path: Path, tokens: Sequence[int] | np.ndarray) -> None:
-    """Write one shard, whole or not at all (`StorageError`)."""
+    """Write one shard, whole or not at all. Raises `StorageError` where it cannot be written."""
     with atomic_write(path) as file:
         file.write(header(len(tokens)))
         file.write(token_bytes(tokens))
 
 
 def read_shard(path: Path) -> np.ndarray:
-    """The tokens of a shard as a read-only uint16 array [n], mapped into memory.
+    """Map the tokens of a shard into memory, as a read-only uint16 array [n].
 
-    Raises `DataError` for a file that cannot be read, is no shard, is of another version, or whose size is not
-    what its header says.
+    Raises `DataError` for a file that cannot be read, is no shard, has another version, or whose size does not
+    match its header.
     """
     try:
         size = path.stat().st_size
@@ -107,7 +107,7 @@ def read_shard(path: Path) -> np.ndarray:
         raise DataError(
             f"the shard {path} is damaged: {count} tokens are {expected} bytes, but it has {size}; prepare it again"
         )
-    if count == 0:  # an empty part of a file cannot be mapped
+    if count == 0:  # an empty range of a file cannot be mapped
         return np.empty(0, "<u2")
     # A plain view: slicing a `memmap` costs several times what slicing an array does.
     return np.asarray(np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES, shape=(count,)))
@@ -118,12 +118,12 @@ class ShardWriter:
 
     Attributes:
         finished: the shards that are complete.
-        tail: tokens in the file after them, of which the last ones may not be written yet.
+        tail: the number of tokens in the unfinished shard.
         counts: how often each token has been written: [V].
     """
 
     def __init__(self, folder: Path, split: str, shard_tokens: int, vocab_size: int) -> None:
-        """Shards of `split` in `folder`, each but the last of exactly `shard_tokens` tokens."""
+        """Prepare to write shards of `split` into `folder`; each but the last has exactly `shard_tokens` tokens."""
         self.finished: list[ShardEntry] = []
         self.tail = 0
         self.counts = np.zeros(vocab_size, np.int64)
@@ -134,14 +134,14 @@ class ShardWriter:
         self._count_waiting = 0
 
     def write(self, tokens: np.ndarray) -> None:
-        """Append tokens [n], starting new shards where one is full."""
+        """Append tokens [n], and begin a new shard whenever one is full."""
         self._waiting.append(tokens)
         self._count_waiting += len(tokens)
         if self._count_waiting >= _BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Hand all tokens to the system."""
+        """Write all tokens to the files."""
         tokens = np.concatenate(self._waiting) if self._waiting else np.empty(0, np.uint16)
         self._waiting, self._count_waiting = [], 0
         while len(tokens):
@@ -151,17 +151,17 @@ class ShardWriter:
                     self._file = path.open("wb")
                     self._digest = hashlib.sha256()
                     self._append(header(self._shard_tokens))
-                part = tokens[: self._shard_tokens - self.tail]
-                self._append(token_bytes(part))
+                fitting = tokens[: self._shard_tokens - self.tail]
+                self._append(token_bytes(fitting))
                 self._file.flush()
-            self.counts += count_tokens(Tokens((part,), len(self.counts)))
-            self.tail += len(part)
-            tokens = tokens[len(part) :]
+            self.counts += count_tokens(Tokens((fitting,), len(self.counts)))
+            self.tail += len(fitting)
+            tokens = tokens[len(fitting) :]
             if self.tail == self._shard_tokens:
                 self._finish()
 
     def sync(self) -> None:
-        """Make what was written durable: before a journal that relies on it."""
+        """Sync what was written to the disk, before a journal that relies on it."""
         self.flush()
         if self._file is not None:
             with storage_errors(self._path()):
@@ -169,7 +169,7 @@ class ShardWriter:
 
     @property
     def tail_sha256(self) -> str:
-        """SHA-256 of the file after the finished shards, as far as it is written, in hexadecimal."""
+        """SHA-256, in hexadecimal, of the unfinished shard as far as it is written."""
         return self._digest.hexdigest() if self.tail else ""
 
     def close(self) -> None:
@@ -179,14 +179,14 @@ class ShardWriter:
             self._finish()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished shard as it is."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
 
     def resume(self, finished: Sequence[ShardEntry], tail: int, tail_sha256: str) -> bool:
-        """Go on after some shards and the first `tail` tokens of the next; False if they are not there undamaged."""
+        """Continue after these shards and the first `tail` tokens of the next; False if they are not there intact."""
         for entry in finished:
             path = self._path()
             if entry.file != path.name or not path.is_file():
@@ -215,7 +215,7 @@ class ShardWriter:
         return self._folder / f"{self._split}_{len(self.finished):06d}.bin"
 
     def _finish(self) -> None:
-        """Complete the current shard. The last one may be shorter than its header says, which is then written anew."""
+        """Complete the current shard. The header of the last shard, which may be shorter, is then written again."""
         assert self._file is not None
         path, digest = self._path(), self._digest.hexdigest()
         with storage_errors(path), self._file as file:
@@ -234,7 +234,7 @@ class ShardWriter:
         self._digest.update(data)
 
     def _read_tail(self, file: BinaryIO) -> None:
-        """Hash and count what a file has, and stand at its end."""
+        """Hash and count the tokens of the unfinished shard, and move to its end."""
         self._digest = hashlib.sha256(file.read(HEADER_BYTES))
         while data := file.read(2 * _BLOCK):
             self._digest.update(data)
@@ -242,7 +242,7 @@ class ShardWriter:
 
 
 def survey_shard(path: Path, vocab_size: int) -> tuple[ShardEntry, np.ndarray]:
-    """What a manifest says of a shard, and how often each token occurs in it: [V]."""
+    """The manifest's entry for a shard, and how often each token occurs in the shard: [V]."""
     tokens = Tokens((read_shard(path),), vocab_size)
     return ShardEntry(path.name, len(tokens), sha256_of_file(path)), count_tokens(tokens)
 

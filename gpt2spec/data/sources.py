@@ -1,7 +1,7 @@
-"""Where text comes from: files, folders, globs, standard input, and text already in memory.
+"""This module finds and reads text: files, folders, globs, standard input, and text already in memory.
 
-Everything is read once, in pieces, so that a file may be larger than memory, and exactly as it is: no line ending or
-other character is changed.
+Everything is read once, in pieces, so that a file may be larger than memory. No line ending or other character is
+changed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Source:
     """A file or stream of text.
 
     Attributes:
-        name: goes into the manifest.
-        label: the same for messages.
-        open: gives its bytes.
+        name: its name in the manifest.
+        label: its name in messages.
+        open: opens it for reading bytes.
         format: one of `FORMATS`.
         compression: one of `COMPRESSIONS`, or an empty string.
-        path: of a file.
+        path: where it is, if it is a file.
         stream: whether it can be read only once.
     """
 
@@ -53,22 +53,22 @@ class Source:
 
 
 class Pass:
-    """One reading of a source. Its bytes, as they are on disk, are counted and hashed on the way.
+    """One reading of a source, which counts and hashes its bytes as they are on disk.
 
     Attributes:
         source: what is read.
-        bytes: how many have been read.
-        position: how far the reading is, in these bytes.
+        bytes: how many bytes have been read.
+        offset: how many of these bytes the documents yielded so far take, for progress.
     """
 
     def __init__(self, source: Source) -> None:
-        """Nothing has been read."""
-        self.source, self.bytes, self.position = source, 0, 0
+        """Begin with nothing read."""
+        self.source, self.bytes, self.offset = source, 0, 0
         self._digest = hashlib.sha256()
 
     @property
     def sha256(self) -> str:
-        """Of the bytes that have been read, in hexadecimal."""
+        """SHA-256, in hexadecimal, of the bytes that have been read."""
         return self._digest.hexdigest()
 
     def chunks(self) -> Iterator[bytes]:
@@ -83,41 +83,41 @@ class Pass:
             while data := file.read(CHUNK_BYTES):
                 self._digest.update(data)
                 self.bytes += len(data)
-                self.position = self.bytes
+                self.offset = self.bytes
                 yield data
 
     def text(self) -> Iterator[str]:
         """The characters of the source; bytes that are not UTF-8 are a `DataError` with the offset of the first."""
         decoder = codecs.getincrementaldecoder("utf-8")("strict")
-        position = 0
+        decoded = 0  # bytes
         for data in _and_end(self.chunks()):
             pending = len(decoder.getstate()[0])  # bytes of an unfinished character, before `data`
             try:
                 text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                offset = position - pending + error.start
+                offset = decoded - pending + error.start
                 raise DataError(
                     f"{self.source.label} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset "
                     f"{offset} is wrong ({error.reason}); convert it, for example with iconv"
                 ) from None
-            position += len(data)
+            decoded += len(data)
             if text:
                 yield text
 
 
 def read_text(source: Source) -> Iterator[str]:
-    """The text of a source of format `txt`, in pieces of about a megabyte; errors as in `Pass.text`."""
+    """The text of a source of format `txt`, in pieces of about a megabyte. Errors are those of `Pass.text`."""
     return Pass(source).text()
 
 
 def find_sources(paths: Iterable[Path], form: str | None = None) -> list[Source]:
-    """The sources at some paths: files as they are given, folders as all that can be read in them, sorted by path.
+    """The sources at the given paths. A folder stands for all files in it that can be read, sorted by path.
 
-    A path that does not exist is a pattern if it has `*`, `?` or `[`; `-` is standard input.
+    A path that does not exist is a glob if it has `*`, `?` or `[`; `-` is standard input.
 
     Args:
         paths: where to look.
-        form: one of `FORMATS`, whatever the names of the files say.
+        form: one of `FORMATS`, whatever the names of the files say; None follows the names.
 
     Raises:
         DataError: for a path that does not exist, a file that is known not to be text, and a folder without text.
@@ -137,12 +137,12 @@ def find_sources(paths: Iterable[Path], form: str | None = None) -> list[Source]
 
 
 def text_source(name: str, text: str) -> Source:
-    """A document that is already in memory."""
+    """A source for a document that is already in memory."""
     return Source(name, name, lambda: io.BytesIO(text.encode("utf-8")))
 
 
 def has_text(folder: Path) -> bool:
-    """Whether there is a file in a folder, or in a folder in it, that `find_sources` would take."""
+    """Whether `find_sources` would take any file in a folder or in those below it."""
     return bool(_texts_in(folder))
 
 
@@ -169,7 +169,7 @@ def _sources_at(path: Path, form: str | None) -> list[Source]:
 
 
 def _file_source(name: str, path: Path, form: str | None) -> Source:
-    """A file, read as its name says: `x.jsonl.gz` is compressed JSON lines, an unknown suffix is plain text."""
+    """A file, read as its name says: `x.jsonl.gz` is compressed JSON lines, and an unknown suffix means plain text."""
     *rest, last = ["", *(suffix.lower() for suffix in path.suffixes)]
     compression = last if last in COMPRESSIONS else ""
     inner = (rest or [""])[-1] if compression else last

@@ -1,8 +1,8 @@
-"""Token files of other programs, used as they are: nanoGPT's and llm.c's.
+"""This module reads the token files of nanoGPT and llm.c as they are.
 
 nanoGPT writes `train.bin` and `val.bin`, bare uint16. llm.c writes files with a header (see `shards`) named like
-`fineweb_train_000001.bin` and `fineweb_val_000000.bin`. Neither says which tokenizer made them, nor has a checksum.
-nanoGPT's `meta.pkl`, which can, is a pickle, and reading one runs what is in it: it is never read.
+`fineweb_train_000001.bin` and `fineweb_val_000000.bin`. Neither format records the tokenizer or a checksum. nanoGPT's
+`meta.pkl` may record a tokenizer, but it is never read: it is a pickle, and reading a pickle runs the code in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TokenFiles(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """Whose ids the tokens are: a `Tokenizer.id`, or `UNKNOWN`; and one more than the highest."""
+    """The `Tokenizer.id` of the tokenizer that made the tokens, or `UNKNOWN`; and the number of ids."""
 
     tokenizer_id: str
     size: int
@@ -39,8 +39,8 @@ class Vocabulary(NamedTuple):
 def find_token_files(source: Path) -> TokenFiles | None:
     """The token files that `source` names, or None where it is something else.
 
-    `source` is a folder, a file, or a pattern of files. Those with `val` in their names are for validation; where
-    there is none, it is looked for beside those with `train`.
+    `source` is a folder, a file, or a glob. Files with `val` in their names are for validation; where `source` names
+    none, they are looked for beside those with `train`.
     """
     if source.is_dir():
         found = [source / name for name in ("train.bin", "val.bin") if (source / name).is_file()]
@@ -64,12 +64,12 @@ def find_token_files(source: Path) -> TokenFiles | None:
 
 
 def read_token_files(paths: Sequence[Path], vocabulary: Vocabulary) -> Tokens:
-    """The tokens of some files. One that is damaged, as far as can be told, is a `DataError`."""
+    """The tokens of the given files. A file that is visibly damaged is a `DataError`."""
     return Tokens(tuple(map(_read, paths)), vocabulary.size)
 
 
 def fingerprint(files: TokenFiles, vocabulary: Vocabulary, whole: bool) -> str:
-    """A hash of the files: of all bytes, or of their sizes and of the megabytes at either end."""
+    """A hash of the files: of all bytes if `whole`, otherwise of their sizes and the megabytes at both ends."""
     digest = hashlib.sha256(repr(vocabulary).encode())
     for path in (*files.train, *files.val):
         size = path.stat().st_size
@@ -85,13 +85,13 @@ def fingerprint(files: TokenFiles, vocabulary: Vocabulary, whole: bool) -> str:
 
 
 def _beside(path: Path) -> list[Path]:
-    """The validation files that go with a file for training: those of the same name but for the number."""
+    """The validation files that belong to a training file, by the part of its name before `train`."""
     before, _, _ = path.name.rpartition("train")
     return [other for other in path.parent.glob(f"{glob.escape(before)}val*.bin") if other.is_file()]
 
 
 def _read(path: Path) -> np.ndarray:
-    """The tokens of a file, by llm.c's header, or bare if it has one of nanoGPT's two names and no such header."""
+    """The tokens of a file, which has llm.c's header, or else one of nanoGPT's two names and no header."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
@@ -99,7 +99,7 @@ def _read(path: Path) -> np.ndarray:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     header = np.frombuffer(start, "<i4") if len(start) == 12 else np.zeros(3, "<i4")
-    # Only one damaged byte away from a header is no nanoGPT file either.
+    # A header in which a single field is damaged is a header all the same, not the beginning of a nanoGPT file.
     has_header = bool((header[:2] == [MAGIC, 1]).any()) or int(header[2]) * 2 + 1024 == size
     if path.name not in ("train.bin", "val.bin") or has_header:
         return read_shard(path)

@@ -13,9 +13,9 @@ from gpt2spec.decoding.beam import search
 from gpt2spec.decoding.loop import extend
 from gpt2spec.decoding.options import GenerateOptions, options_from
 from gpt2spec.decoding.sequence import Generation, GrowingText, Piece, collect
+from gpt2spec.device_weights import Weights, on_device
 from gpt2spec.errors import ConfigError, InputError
 from gpt2spec.parameters import HostParams
-from gpt2spec.placement import Weights, on_device
 from gpt2spec.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]

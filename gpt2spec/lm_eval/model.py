@@ -18,7 +18,7 @@ from gpt2spec.errors import ConfigError
 from gpt2spec.plugins import load_backend
 from gpt2spec.tasks.cache import AnswerCache
 from gpt2spec.tasks.checkpoint import load_with_tokenizer
-from gpt2spec.tasks.evaluate import Model, alike
+from gpt2spec.tasks.evaluate import Model, homogeneous_batches
 from gpt2spec.tasks.requests import Continuation, Likelihood, Request, key_of
 
 BATCH_SIZE = 16
@@ -149,7 +149,7 @@ class GPT2SpecLM(TemplateLM):
         different: list[Request] = list({key_of(request): request for request in requests}.values())
         cache = AnswerCache()
         with tqdm(total=len(different), desc=f"Computing {what}", disable=disable_tqdm) as bar:
-            for batch in alike(different, self.model.batch_size, self.model.reader.n_ctx):
+            for batch in homogeneous_batches(different, self.model.batch_size, self.model.reader.n_ctx):
                 cache.add(zip(batch, self.model.answer(batch), strict=True))
                 bar.update(len(batch))
         return [cache[request] for request in requests]

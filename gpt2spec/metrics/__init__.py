@@ -1,1 +1,1 @@
-"""What a score is: the formulas of evaluation, on plain numbers and texts, with their standard errors."""
+"""This package has the formulas of evaluation, on plain numbers and texts, with their standard errors."""

@@ -1,4 +1,4 @@
-"""Answers against references: exact match, token F1 and accuracy.
+"""This module compares answers with references: exact match, token F1 and accuracy.
 
 Normalisation is that of SQuAD's evaluation (Rajpurkar et al. 2016), which CoQA's and many others share: lower case,
 no ASCII punctuation, no articles, single spaces.
@@ -21,7 +21,7 @@ _PUNCTUATION = dict.fromkeys(map(ord, string.punctuation))
 
 
 def normalised(answer: str) -> str:
-    """Lower case, without punctuation, without `a`, `an` and `the`, words separated by single spaces."""
+    """The answer in lower case, without punctuation and articles, its words separated by single spaces."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
@@ -58,7 +58,7 @@ def accuracy(predicted: Sequence[Hashable], expected: Sequence[Hashable]) -> flo
 
 
 def most_confident(confidences: Sequence[float], share: float) -> list[int]:
-    """Places of the most confident answers: `share` of them, at least one; the earlier one among equals."""
+    """The indices of the most confident answers: `share` of all, at least one; among equals, the earlier ones."""
     count = max(1, round(share * len(_some(confidences))))
     return sorted(range(len(confidences)), key=lambda i: (-confidences[i], i))[:count]
 

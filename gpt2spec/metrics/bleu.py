@@ -1,10 +1,10 @@
-"""BLEU of a corpus (Papineni et al. 2002), on a scale from 0 to 100.
+"""BLEU scores a corpus of translations, on a scale from 0 to 100 (Papineni et al. 2002).
 
     BLEU = 100 BP exp(1/4 sum log p_n),  BP = min(1, exp(1 - r / c))
 
-p_n is the share of the corpus's n-grams, n = 1 to 4, that are in a reference of their segment, none counted more
-often than in the reference that has it most often. c is the length of the hypotheses, r that of the references,
-from each segment the one nearest in length, the shorter one of two.
+p_n is the share of the corpus's n-grams, n = 1 to 4, that are in a reference of their segment; none is counted more
+often than it occurs in the reference that has it most often. c is the total length of the hypotheses. r is that of the
+references, taking from each segment the reference nearest in length, and the shorter of two equally near ones.
 """
 
 import math
@@ -31,7 +31,7 @@ _ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 
 @dataclass(frozen=True)
 class Bleu:
-    """A score, and what it is made of: the four precisions in per cent, the brevity penalty and both lengths."""
+    """A score with its components: the four precisions in per cent, the brevity penalty and both lengths."""
 
     score: float
     precisions: tuple[float, ...]
@@ -43,7 +43,7 @@ class Bleu:
 def tokenise_13a(text: str) -> list[str]:
     """The words and symbols of a segment by the rules of NIST's mteval-v13a, with which WMT compares systems.
 
-    Symbols stand for themselves, apostrophes apart; full stops, commas and dashes within numbers stay in them.
+    Every symbol except the apostrophe is a word; full stops, commas and dashes within numbers stay in them.
     """
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, character in _ENTITIES:
@@ -55,7 +55,7 @@ def tokenise_13a(text: str) -> list[str]:
 
 
 def segment_counts(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """What one segment adds to a corpus: [10] lengths c and r, matches of each order, n-grams of each order."""
+    """The counts of one segment, to be added over a corpus: [10] lengths c and r, matches and n-grams of each order."""
     if not references:
         raise InputError("BLEU needs at least one reference for every segment")
     nearest = min(map(len, references), key=lambda length: (abs(length - len(hypothesis)), length))
@@ -69,10 +69,10 @@ def segment_counts(hypothesis: Sequence[str], references: Sequence[Sequence[str]
 
 
 def bleu_from_counts(counts: np.ndarray, smooth: bool = False) -> Bleu:
-    """BLEU of a corpus from the sum [10] of its segments' counts.
+    """Compute BLEU of a corpus from the sum [10] of its segments' counts.
 
     An order without a match makes the score 0. With `smooth`, the first such order is given half a match, the next a
-    quarter and so on, as by sacrebleu's default, unless nothing matches at all.
+    quarter and so on, as in sacrebleu's default, unless nothing matches at all.
     """
     hypothesis, reference = int(counts[0]), int(counts[1])
     matches, totals = counts[2:6].astype(float), counts[6:10].astype(float)
@@ -91,7 +91,7 @@ def bleu_from_counts(counts: np.ndarray, smooth: bool = False) -> Bleu:
 def corpus_bleu(
     hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], smooth: bool = False
 ) -> Bleu:
-    """BLEU of hypotheses, each a list of words with one or more references."""
+    """Compute BLEU of hypotheses, which are lists of words, each with one or more references."""
     if len(hypotheses) != len(references) or not hypotheses:
         raise InputError(f"{len(hypotheses)} hypotheses need as many sets of references, not {len(references)}")
     counts = [segment_counts(mine, theirs) for mine, theirs in zip(hypotheses, references, strict=True)]

@@ -1,7 +1,7 @@
-"""How well a model predicts a text: cross entropy, perplexity, bits per byte and per character.
+"""These scores say how well a model predicts a text: cross entropy, perplexity, bits per byte and per character.
 
-All of it from natural logarithms of probabilities. A text's total is divided by the number of units that the score
-is about, which need not be the tokens that were predicted: words, bytes and characters make models with different
+All are computed from natural logarithms of probabilities. A text's total is divided by the number of units that the
+score is about. These need not be the predicted tokens: words, bytes and characters make models with different
 tokenizers comparable.
 """
 
@@ -14,7 +14,7 @@ from gpt2spec.errors import InputError
 
 
 def cross_entropy(logprobs: Sequence[float] | np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats per token: -1/N sum log p(x_i | x_<i)."""
+    """-1/N sum log p(x_i | x_<i): the mean negative log-likelihood, in nats per token."""
     return scaled_cross_entropy(math.fsum(logprobs), len(logprobs))
 
 
@@ -26,7 +26,7 @@ def scaled_cross_entropy(total: float, count: int) -> float:
 
 
 def perplexity(logprobs: Sequence[float] | np.ndarray) -> float:
-    """exp of the cross entropy, per token; infinity where that is too large for a float."""
+    """exp(cross entropy), per token; infinity where that is too large for a float."""
     return exponential(cross_entropy(logprobs))
 
 

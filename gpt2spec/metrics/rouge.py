@@ -1,7 +1,7 @@
-"""ROUGE: how much of a reference summary a summary recalls (Lin 2004).
+"""ROUGE measures how much of a reference summary a summary recalls (Lin 2004).
 
-Texts become words first: lower case, runs of ASCII letters and digits, no stemming and no stop words. Scores are 0
-where there is nothing to compare.
+Texts are first divided into words, which are runs of ASCII letters and digits in lower case; there is no stemming, and
+no stop words are left out. Scores are 0 where there is nothing to compare.
 """
 
 import re
@@ -13,7 +13,7 @@ _WORDS = re.compile(r"[a-z0-9]+")
 
 
 class Rouge(NamedTuple):
-    """Shares of the reference that are found, of the prediction that were right, and F_beta of both."""
+    """The share of the reference that was found, the share of the prediction that was right, and F_beta of both."""
 
     recall: float
     precision: float
@@ -26,15 +26,15 @@ def words_of(text: str) -> list[str]:
 
 
 def rouge_n(prediction: Sequence[str], reference: Sequence[str], n: int, beta: float = 1.0) -> Rouge:
-    """ROUGE-N of words: n-grams that both have, each as often as in the one that has it less often."""
+    """ROUGE-N counts the n-grams that both have, each as often as in the one that has it less often."""
     predicted, expected = ngram_counts(prediction, n), ngram_counts(reference, n)
     return _rouge((predicted & expected).total(), predicted.total(), expected.total(), beta)
 
 
 def rouge_l(prediction: Sequence[str], reference: Sequence[str], beta: float = 1.0) -> Rouge:
-    """ROUGE-L of words: the longest common subsequence.
+    """R = LCS / reference's length, P = LCS / prediction's length, F = (1 + beta^2) R P / (R + beta^2 P).
 
-    R = LCS / reference's length, P = LCS / prediction's length, F = (1 + beta^2) R P / (R + beta^2 P).
+    This is ROUGE-L; LCS is the length in words of the longest common subsequence.
     """
     return _rouge(len(common_subsequence(reference, prediction)), len(prediction), len(reference), beta)
 
@@ -42,10 +42,10 @@ def rouge_l(prediction: Sequence[str], reference: Sequence[str], beta: float = 1
 def rouge_l_summary(
     prediction: Sequence[Sequence[str]], reference: Sequence[Sequence[str]], beta: float = 1.0
 ) -> Rouge:
-    """ROUGE-L of several sentences of words each, at the level of the summary (Lin 2004, section 3.2).
+    """ROUGE-L at the level of the summary, for texts of several sentences (Lin 2004, section 3.2).
 
-    For each sentence of the reference, the words count that are in its longest common subsequence with any sentence
-    of the prediction; no word more often than both texts have it, as in the program ROUGE-1.5.5.
+    In each sentence of the reference, those words count that are in its longest common subsequence with any sentence of
+    the prediction. No word counts more often than both texts have it, as in the program ROUGE-1.5.5.
     """
     predicted = Counter(word for sentence in prediction for word in sentence)
     expected = Counter(word for sentence in reference for word in sentence)
@@ -65,7 +65,7 @@ def ngram_counts(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 
 def common_subsequence(reference: Sequence[str], other: Sequence[str]) -> list[int]:
-    """Places in `reference` of a longest common subsequence; of several, the one that `_traced` finds."""
+    """The indices in `reference` of a longest common subsequence; where there are several, `_traced` chooses."""
     lengths = [[0] * (len(other) + 1)]
     for word in reference:
         above, row = lengths[-1], [0]
@@ -76,7 +76,7 @@ def common_subsequence(reference: Sequence[str], other: Sequence[str]) -> list[i
 
 
 def _traced(lengths: list[list[int]], reference: Sequence[str], other: Sequence[str]) -> list[int]:
-    """Back from the ends of both: a common word is taken; otherwise the reference is shortened, if that is no loss."""
+    """Go back from both ends: take a common word, or else shorten the reference, if that loses nothing."""
     places, i, j = [], len(reference), len(other)
     while i and j:
         if reference[i - 1] == other[j - 1]:

@@ -1,4 +1,4 @@
-"""How far a score may be from what it would be on endlessly many examples of the kind: standard errors.
+"""Standard errors say how far a score may be from its value on infinitely many examples of the same kind.
 
 A standard error is NaN where there are fewer than two examples.
 """
@@ -14,15 +14,15 @@ RESAMPLES = 1000
 
 
 def standard_error(values: Sequence[float] | np.ndarray) -> float:
-    """Of the mean of independent values: their standard deviation (n - 1 in its denominator) over sqrt(n)."""
+    """s / sqrt(n): the standard error of the mean of independent values, with n - 1 in the denominator of s^2."""
     array = np.asarray(values, np.float64)
     return float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else math.nan
 
 
 def ratio_standard_error(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> float:
-    """Of R = sum y / sum x over independent examples: sqrt(n/(n-1) sum (y - R x)^2) / sum x (delta method).
+    """sqrt(n/(n-1) sum (y - R x)^2) / sum x: the standard error of R = sum y / sum x (delta method).
 
-    That of a text's nats per token, where the examples are its windows with y nats in x tokens.
+    The examples are independent. For a text's nats per token, they are its windows, with y nats in x tokens.
     """
     y, x = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if y.size < 2:
@@ -32,14 +32,14 @@ def ratio_standard_error(numerators: Sequence[float] | np.ndarray, denominators:
 
 
 def perplexity_standard_error(perplexity: float, nats: float) -> float:
-    """Of exp(H), from the standard error `nats` of H: exp(H) times it (delta method)."""
+    """exp(H) * nats: the standard error of exp(H), where `nats` is that of H (delta method)."""
     return perplexity * nats if math.isfinite(perplexity) else math.inf
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], count: int, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Of any statistic of `count` independent examples: its standard deviation over resampled examples (Efron 1979).
+    """The standard deviation of a statistic of `count` independent examples over resamples (Efron 1979).
 
-    `statistic` is given places [count] of examples drawn with replacement, the same ones for the same seed.
+    `statistic` is given the indices [count] of examples drawn with replacement; equal seeds draw equal ones.
     """
     if count < 2:
         return math.nan

@@ -12,8 +12,8 @@ from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.decoding.generator import Generator
 from gpt2spec.decoding.options import GenerateOptions
+from gpt2spec.device_weights import Weights
 from gpt2spec.errors import ConfigError, DataError
-from gpt2spec.placement import Weights
 from gpt2spec.tasks.cache import AnswerCache
 from gpt2spec.tasks.reader import Reader
 from gpt2spec.tasks.requests import Answer, Asked, Continuation, Continued, Likelihood, Request, key_of
@@ -158,14 +158,14 @@ def answer_all(
     waiting = [request for request in different if request not in cache]
     if progress is not None:
         progress.begin(name, len(different), len(different) - len(waiting), sum(each.length for each in waiting))
-    for batch in alike(waiting, model.batch_size, model.reader.n_ctx):
+    for batch in homogeneous_batches(waiting, model.batch_size, model.reader.n_ctx):
         cache.add(zip(batch, model.answer(batch), strict=True))
         if progress is not None:
             progress.advance(len(batch), sum(each.length for each in batch))
 
 
-def alike(requests: Sequence[Request], batch_size: int, n_ctx: int) -> Iterator[list[Request]]:
-    """Requests in batches of which each can be answered at once, the longest first."""
+def homogeneous_batches(requests: Sequence[Request], batch_size: int, n_ctx: int) -> Iterator[list[Request]]:
+    """Group requests into batches that one computation can answer, the longest requests first."""
     groups: dict[Any, list[Request]] = {}
     for request in requests:
         kind = request.banned if isinstance(request, Likelihood) else request.options

@@ -16,10 +16,10 @@ import numpy as np
 
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
+from gpt2spec.device_weights import Weights, on_device
 from gpt2spec.errors import InputError
 from gpt2spec.metrics.windows import windows
 from gpt2spec.model import transformer
-from gpt2spec.placement import Weights, on_device
 from gpt2spec.tasks.requests import Likelihood, Likely
 
 HEAD_VALUES = 2**26

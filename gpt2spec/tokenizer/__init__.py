@@ -1,4 +1,4 @@
-"""Text to token ids and back: GPT-2's byte-level BPE, offline."""
+"""This package turns text into token ids and back with GPT-2's byte-level BPE, without any network."""
 
 from gpt2spec.tokenizer.bpe import (
     TOKENIZERS,

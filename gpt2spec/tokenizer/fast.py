@@ -1,7 +1,7 @@
-"""fastokens, an encoder faster than tiktoken, for much text at once.
+"""fastokens is an encoder faster than tiktoken for long texts.
 
-It was found to give tiktoken's ids (docs/tokenizer.md says on what), and while it works a part of what it
-encodes is encoded by tiktoken too and compared.
+Tests found it to give tiktoken's ids (docs/tokenizer.md says on what text), and while it runs, some of its batches are
+encoded by tiktoken too and compared.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from gpt2spec.tokenizer.bpe import Tokenizer
 from gpt2spec.tokenizer.vocabulary import encoder_mapping
 
 CHECKED_FIRST = 16
-"""Batches from the beginning that are all compared with tiktoken's ids."""
+"""So many batches from the beginning are all compared with tiktoken's ids."""
 CHECKED_EVERY = 64
-"""After those, one batch of so many."""
+"""After those, one batch in so many is compared."""
 
 
 class FastEncoder:
-    """Encodes batches of texts with fastokens; safe to share between threads."""
+    """Encodes batches of texts with fastokens. Threads can share it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Raises `ConfigError` where fastokens is not installed."""
+        """Build the encoder. Raises `ConfigError` where fastokens is not installed."""
         try:
             from fastokens import Tokenizer as Native
         except ImportError as error:
@@ -37,9 +37,9 @@ class FastEncoder:
         self._batches = itertools.count()
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of some texts, each uint32 [n], as ordinary text.
+        """The ids of each text as ordinary text: uint32 [n].
 
-        Raises `InputError` for what is no text, and where tiktoken, in a batch that is compared, has other ids.
+        Raises `InputError` for what is no text, and where a comparison with tiktoken finds other ids.
         """
         batch = next(self._batches)
         if batch < CHECKED_FIRST or batch % CHECKED_EVERY == 0:
@@ -56,13 +56,13 @@ class FastEncoder:
     def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
             ids, ends = self._native.encode_batch_flat(list(texts))
-        except UnicodeEncodeError:  # a lone surrogate: tiktoken's side has the words for it
+        except UnicodeEncodeError:  # a lone surrogate, for which the tokenizer has a clear message
             return [self._tokenizer.encode_to_numpy(text) for text in texts]
         return np.split(np.frombuffer(ids, np.uint32), np.frombuffer(ends, np.uint64)[1:-1].astype(np.int64))
 
 
 def _description(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The tokenizer in the words of Hugging Face's `tokenizer.json`, without special tokens: texts are ordinary."""
+    """The tokenizer as a Hugging Face `tokenizer.json`, without special tokens, because texts are ordinary."""
     vocabulary = encoder_mapping(tokenizer.ranks)
     merges = tokenizer.merges.decode("utf-8").splitlines()[1:]
     return {

@@ -1,11 +1,11 @@
-"""Whether a Hugging Face tokenizer is of GPT-2's kind: what its JSON files say beside the merges.
+"""This module checks that a Hugging Face tokenizer is of GPT-2's kind, from the settings in its JSON files.
 
-tokenizer.json          everything: how a text is cut, the merges, the ids, and tokens that were added to them
-tokenizer_config.json   the class, settings that stand above those, and added tokens
+tokenizer.json          everything: how a text is divided, the merges, the ids, and the added tokens
+tokenizer_config.json   the class, settings that override those above, and added tokens
 added_tokens.json       added tokens, in older folders
 
-A setting that would give other ids is refused by its name. What is put around a text (`post_processor`) does not change
-the ids of the text; padding and truncation belong to a call.
+A setting that would give other ids is refused, and the message names it. Two things are not checked: `post_processor`
+only adds tokens around a text, and padding and truncation belong to a call.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from gpt2spec.tokenizer.bpe import Tokenizer
 from gpt2spec.tokenizer.vocabulary import END_OF_TEXT, encoder_mapping
 
 CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-"""Tokenizers of `transformers` that read GPT-2's two files, or whatever a `tokenizer.json` says."""
+"""Classes of `transformers` that read GPT-2's two files, or follow a `tokenizer.json`."""
 
-# setting -> what GPT-2 has; one that is absent counts as the first of these, unless it is `_NEEDED`
+# setting -> the values of GPT-2. An absent setting counts as the first of them, unless it is in `_NEEDED`.
 _FIXED: dict[str, tuple[object, ...]] = {
     "model.type": ("BPE",),
     "normalizer": (None,),
@@ -32,11 +32,14 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "model.byte_fallback": (False,),
     "model.ignore_merges": (False,),
 }
-_NEEDED = ("pre_tokenizer.type", "pre_tokenizer.add_prefix_space")  # absent, texts are not cut, or get a space
+_NEEDED = (
+    "pre_tokenizer.type",
+    "pre_tokenizer.add_prefix_space",
+)  # without these, texts are not divided, or get a space
 
 
 class Described(NamedTuple):
-    """What a `tokenizer.json` holds: merges, `left right` each, ids by characters, and the tokens added to those."""
+    """A `tokenizer.json` as read: merges as `left right`, the id of each token, and that of each added token."""
 
     merges: list[str]
     ids: dict[str, int]
@@ -44,7 +47,7 @@ class Described(NamedTuple):
 
 
 def described(contents: Any, name: str) -> Described:
-    """What a `tokenizer.json` holds; a `ConfigError` names the first setting of file `name` GPT-2 does not have."""
+    """Read a `tokenizer.json`. A `ConfigError` names the first setting of the file `name` that GPT-2 does not have."""
     if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
         raise ConfigError(f"{name} has no merges: GPT-2's tokenizer is a byte-level BPE")
     for setting, allowed in _FIXED.items():
@@ -61,9 +64,9 @@ def described(contents: Any, name: str) -> Described:
 
 
 def added_in_config(contents: Any, name: str, any_class: bool) -> dict[str, int]:
-    """The tokens that a `tokenizer_config.json` adds; a `ConfigError` names a setting GPT-2 does not have.
+    """The tokens that a `tokenizer_config.json` adds. A `ConfigError` names a setting that GPT-2 does not have.
 
-    `any_class` is for a folder with a `tokenizer.json`, which says what a class would.
+    With `any_class`, the class is not checked; a `tokenizer.json` in the same folder says what the class would.
     """
     if not isinstance(contents, dict):
         raise ConfigError(f"{name} is no configuration: a JSON object is expected")
@@ -79,14 +82,14 @@ def added_in_config(contents: Any, name: str, any_class: bool) -> dict[str, int]
 
 
 def added_tokens(contents: Any, name: str) -> dict[str, int]:
-    """The contents of an `added_tokens.json`, which older folders have: ids by tokens."""
+    """The contents of an `added_tokens.json`, which older folders have: the id of each token."""
     if not isinstance(contents, dict) or not all(isinstance(number, int) for number in contents.values()):
         raise ConfigError(f"{name} is damaged: ids by tokens are expected")
     return contents
 
 
 def check_described(whole: Described, tokenizer: Tokenizer, name: str) -> None:
-    """Raise a `ConfigError` where a `tokenizer.json` says other than the tokenizer whose merges are in its folder."""
+    """Raise `ConfigError` where a `tokenizer.json` contradicts the tokenizer made from the merges beside it."""
     if whole.merges != tokenizer.merges.decode("utf-8").splitlines()[1:]:
         raise ConfigError(f"{name} does not belong to the merges beside it: it has others")
     check_added(whole.added, tokenizer, name)
@@ -96,10 +99,10 @@ def check_described(whole: Described, tokenizer: Tokenizer, name: str) -> None:
 
 
 def check_ids(ids: object, tokenizer: Tokenizer, name: str) -> None:
-    """Raise a `ConfigError` unless the file `name` gives every token the id that follows from the merges."""
+    """Raise `ConfigError` unless the file `name` gives every token the id that follows from the merges."""
     expected = encoder_mapping(tokenizer.ranks)
     found = ids if isinstance(ids, dict) else {}
-    for token, number in reversed(expected.items()):  # the last is the one that others have first
+    for token, number in reversed(expected.items()):  # other tokenizers begin with the token that is last here
         if found.get(token) != number:
             raise ConfigError(
                 f"{name} does not belong to its merges, or is not of GPT-2's kind: the id of {token!r} is "
@@ -111,9 +114,9 @@ def check_ids(ids: object, tokenizer: Tokenizer, name: str) -> None:
 
 
 def check_added(added: Mapping[str, int], tokenizer: Tokenizer, name: str) -> None:
-    """Raise a `ConfigError` for an added token other than `<|endoftext|>` that has one of the tokenizer's ids.
+    """Raise `ConfigError` for an added token other than `<|endoftext|>` that has one of the tokenizer's ids.
 
-    Those after them leave the other ids as they are. What they stand for is ordinary text to us.
+    Added tokens with higher ids leave the others as they are; their texts are encoded as ordinary text.
     """
     for token, number in added.items():
         if (number < tokenizer.vocab_size) != (token == END_OF_TEXT):
@@ -124,7 +127,7 @@ def check_added(added: Mapping[str, int], tokenizer: Tokenizer, name: str) -> No
 
 
 def _setting(contents: dict[str, Any], setting: str, default: object) -> object:
-    """The value of `part.name`; the default where there is no such name, or part."""
+    """The value of a setting such as `model.type`, or the default where it or what holds it is missing."""
     value: Any = contents
     for name in setting.split("."):
         if value is None or (isinstance(value, dict) and name not in value):

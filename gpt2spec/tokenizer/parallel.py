@@ -1,6 +1,6 @@
-"""Many texts into token ids: on all cores, in order, in bounded memory.
+"""This module encodes many texts on all cores, in order and in bounded memory.
 
-Both encoders let other threads run while they encode, so threads are enough: nothing is copied between processes.
+Both encoders let other threads run while they encode, so threads are enough, and nothing is copied between processes.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from gpt2spec.tokenizer.fast import FastEncoder
 Label = TypeVar("Label")
 
 ENCODERS = ("tiktoken", "fastokens")
-"""Names of what can encode: tiktoken, which is the definition, and `FastEncoder`."""
+"""The names of the encoders: tiktoken, which is the definition, and fastokens (`FastEncoder`)."""
 
 BATCH_CHARACTERS = 1 << 18
-"""Short texts are handed to a thread together, so many characters at a time or a few more.
+"""A thread is handed short texts in batches of so many characters or a few more.
 
-Ten milliseconds of work: a thread that has done it may have to wait five until the one that reads lets go of Python.
+That is ten milliseconds of work. A thread may then wait five milliseconds until the reading thread releases Python.
 """
 BATCHES_A_WORKER = 3
-"""Batches that are read ahead for each thread: the one it encodes and two that wait."""
+"""Batches that are read ahead for each thread: the one that it encodes, and two that wait."""
 
 
 def encode_stream(
     tokenizer: Tokenizer, texts: Iterable[str], workers: int | None = None, *, encoder: str = "tiktoken"
 ) -> Iterator[np.ndarray]:
-    """The ids of every text, as ordinary text, in the order of the texts.
+    """Encode every text as ordinary text, in the order of the texts.
 
-    Close the iterator, or let it go, to stop early: texts that wait are dropped, and the threads end with those
-    that they are encoding.
+    Close or drop the iterator to stop early. Texts that wait are then discarded, and each thread ends after the text
+    that it is encoding.
 
     Args:
-        tokenizer: whose ids.
-        texts: read in the caller's thread, a few ahead of what is returned: about
+        tokenizer: the tokenizer.
+        texts: read in the caller's thread, some way ahead of what is returned: about
             `BATCHES_A_WORKER * BATCH_CHARACTERS` characters for each worker, or that many texts where each is longer.
-            A long text is encoded by one thread; `split_safely` cuts it into pieces.
-        workers: threads; as many as there are cores for this process by default.
-        encoder: who encodes, one of `ENCODERS`.
+            A long text is encoded by one thread; `split_safely` divides it into pieces.
+        workers: the number of threads; by default, the number of cores that this process may use.
+        encoder: one of `ENCODERS`.
 
     Yields:
-        ids [n], uint16 where the vocabulary has at most 65,536 entries, or else uint32.
+        The ids [n] of each text: uint16 where the vocabulary has at most 65,536 entries, otherwise uint32.
 
     Raises:
         ConfigError: for fewer than one worker, or an encoder that is unknown or not installed.
-        InputError: in its turn, for what is no text (see `Tokenizer.encode`), and where encoders disagree.
-        Exception: whatever reading `texts` raises, as soon as it does.
+        InputError: in place of its ids, for what is no text (see `Tokenizer.encode`), and where encoders disagree.
+        Exception: what reading `texts` raises, as soon as it does.
     """
     return (ids for _, ids in encode_labelled(tokenizer, ((None, text) for text in texts), workers, encoder=encoder))
 
@@ -66,7 +66,7 @@ def encode_labelled(
     *,
     encoder: str = "tiktoken",
 ) -> Iterator[tuple[Label, np.ndarray]]:
-    """`encode_stream` for texts that come with something the caller wants back beside the ids."""
+    """Do the same as `encode_stream` for texts with labels, which are yielded beside the ids."""
     count = available_cores() if workers is None else workers
     if count < 1:
         raise ConfigError(f"encoding needs at least one worker, not {count}")
@@ -79,16 +79,16 @@ def encode_labelled(
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
+    """The number of cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tiktoken(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[np.ndarray]]:
-    """Encodes batches with tiktoken, in each thread by a copy of its own."""
+    """A function that encodes batches with tiktoken; each thread has its own copy of the tokenizer."""
     own = threading.local()
 
     def encode(texts: Sequence[str]) -> list[np.ndarray]:
-        if not hasattr(own, "tokenizer"):  # a copy pays where there is much to do
+        if not hasattr(own, "tokenizer"):  # a copy only pays for much text
             own.tokenizer = tokenizer.copy() if sum(map(len, texts)) > BATCH_CHARACTERS // 2 else None
         return (own.tokenizer or tokenizer).encode_each(texts)
 

@@ -1,11 +1,11 @@
-"""Tokenizers as files: a folder that gpt2spec and `transformers` both load.
+"""This module saves tokenizers as files that gpt2spec and `transformers` both load, and reads them.
 
-merges.txt              a version line, then one merge a line, in order: all there is to know
-vocab.json              ids by the tokens' printable characters, which follow from the merges
-tokenizer_config.json   what `transformers` asks for: the class, and which token is special
+merges.txt              a version line, then one merge per line, in order; the rest follows from these
+vocab.json              the id of each token, which is written in printable characters
+tokenizer_config.json   settings that `transformers` needs: the class, and which token is special
 
-These are Hugging Face's names; OpenAI's `vocab.bpe` and `encoder.json`, with the same contents, are read as well, and
-Hugging Face's `tokenizer.json`, which has everything in one.
+These are Hugging Face's names. OpenAI's `vocab.bpe` and `encoder.json`, which have the same contents, are read as well,
+and so is Hugging Face's `tokenizer.json`, which holds everything in one file.
 """
 
 import json
@@ -28,7 +28,7 @@ from gpt2spec.tokenizer.vocabulary import END_OF_TEXT, VERSION_LINE, checked_mer
 MERGES, VOCABULARY, TRANSFORMERS = "merges.txt", "vocab.json", "tokenizer_config.json"
 TOKENIZER_FILES = (MERGES, VOCABULARY, TRANSFORMERS)
 FOLDER = "tokenizer"
-"""Where a folder that holds other things keeps its tokenizer."""
+"""The name of the folder for the tokenizer within a folder that holds other things."""
 
 BOTH = "tokenizer.json"
 ADDED = "added_tokens.json"
@@ -36,13 +36,13 @@ _PAIRS = ((MERGES, VOCABULARY), ("vocab.bpe", "encoder.json"))
 READABLE = frozenset({BOTH, TRANSFORMERS, ADDED, *(name for pair in _PAIRS for name in pair)})
 """The files that a tokenizer may be read from."""
 UNKNOWN = "unknown"
-"""In the place of a tokenizer's id where nobody says which it was."""
+"""Stands in place of a tokenizer's id where the tokenizer is not known."""
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None) -> None:
-    """Write the three files into an existing folder, for a caller that makes the folder appear as a whole.
+    """Write the three files into an existing folder; the caller makes the folder appear as a whole.
 
-    `n_ctx` is told `transformers`, which warns of longer texts.
+    `n_ctx` is written for `transformers`, which warns of longer texts.
     """
     config: dict[str, object] = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
     config |= {} if n_ctx is None else {"model_max_length": n_ctx}
@@ -54,15 +54,15 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, n_ctx: int | None = None
 
 
 def holds_tokenizer(folder: Path) -> bool:
-    """Whether there are merges in a folder, under any of the names."""
+    """Whether a folder has merges, under any of the names."""
     return any((folder / name).is_file() for name in (BOTH, *(merges for merges, _ in _PAIRS)))
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder; the ones that come with gpt2spec are recognised by their merges.
+    """Read the tokenizer in a folder. Those that come with gpt2spec are recognised by their merges.
 
-    Raises `ConfigError` for files that are missing, damaged, do not belong together, or are of another kind than
-    GPT-2's (see `gpt2spec.tokenizer.huggingface`).
+    Raises `ConfigError` for files that are missing, damaged, do not belong together, or describe a tokenizer of another
+    kind than GPT-2's (see `gpt2spec.tokenizer.huggingface`).
     """
     whole = described(_json(folder / BOTH), str(folder / BOTH)) if (folder / BOTH).is_file() else None
     added = added_beside(folder, any_class=whole is not None)
@@ -82,7 +82,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def added_beside(folder: Path, any_class: bool) -> dict[str, dict[str, int]]:
-    """The tokens that each of the files beside merges and vocabulary adds, their settings checked."""
+    """Check the other files of a folder. Returns the tokens that each of them adds."""
     found = {}
     if (folder / TRANSFORMERS).is_file():
         contents = _json(folder / TRANSFORMERS)
@@ -93,9 +93,9 @@ def added_beside(folder: Path, any_class: bool) -> dict[str, dict[str, int]]:
 
 
 def tokenizer_of_merges(merges: str, name: str) -> Tokenizer:
-    """The tokenizer with the merges of a `vocab.bpe` file, one that comes with gpt2spec where they are its merges.
+    """The tokenizer with the merges of a `vocab.bpe` file; those that come with gpt2spec are recognised.
 
-    A `ConfigError` names the line of `name` that is no merge.
+    A `ConfigError` names the line of the file `name` that is no merge.
     """
     contents = "".join(f"{line}\n" for line in (VERSION_LINE, *checked_merges(merges, name))).encode()
     ours = (tokenizer_named(name) for name in TOKENIZERS)
@@ -103,7 +103,7 @@ def tokenizer_of_merges(merges: str, name: str) -> Tokenizer:
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer meant by `name`: one of `TOKENIZERS`, or else that in the folder `name` or its `tokenizer`."""
+    """The tokenizer that `name` means: one of `TOKENIZERS`, or the one in the folder `name` or its `tokenizer`."""
     if name in TOKENIZERS:
         return tokenizer_named(name)
     folder = Path(name)
@@ -117,15 +117,17 @@ def find_tokenizer(name: str) -> Tokenizer:
 
 
 def recorded_tokenizer(identifier: str, holder: Path, merges: str | None = None) -> Tokenizer:
-    """The tokenizer whose `id` a dataset or checkpoint has recorded: one of ours, or else the one that it holds.
+    """The tokenizer whose `id` a dataset or checkpoint has recorded.
+
+    It comes with gpt2spec, or else it is saved beside the data.
 
     Args:
         identifier: the `id`.
         holder: the folder it is saved in, or the file that has its `merges`.
-        merges: the contents of its `vocab.bpe` file, where they stand in a file rather than in a folder.
+        merges: the contents of its `vocab.bpe` file, where a file has them rather than a folder.
 
     Raises:
-        ConfigError: where it is neither, is damaged, or is another.
+        ConfigError: where there is no such tokenizer, or it is damaged or has another `id`.
     """
     if comes_along(identifier):
         return next(each for each in map(tokenizer_named, TOKENIZERS) if each.id == identifier)

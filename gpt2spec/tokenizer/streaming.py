@@ -1,4 +1,4 @@
-"""Text from tokens that arrive one at a time."""
+"""This module decodes tokens that arrive one at a time."""
 
 import codecs
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from gpt2spec.tokenizer.bpe import Tokenizer
 class StreamDecoder:
     """Decodes tokens one by one into text that is final, holding back unfinished characters.
 
-    A character of several bytes may be spread over several tokens; its text appears with the last of them.
-    Everything that `feed` and `finish` return, joined, is what `Tokenizer.decode` gives for all tokens; and U+FFFD for
-    each id beyond its vocabulary, as a model may have more ids than its tokenizer, for speed.
+    A character of several bytes may be spread over several tokens; its text appears with the last of them. All results
+    of `feed` and `finish`, joined, equal `Tokenizer.decode` of all tokens. A model may have more ids than its
+    tokenizer; each such id is decoded as U+FFFD.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -25,13 +25,13 @@ class StreamDecoder:
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def finish(self) -> str:
-        """What is still held back, as U+FFFD, or an empty string; the decoder can then be used afresh."""
+        """U+FFFD for an unfinished character, or an empty string. The decoder can then be used for another text."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
 
 
 def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
-    """The text of tokens that a model made: `Tokenizer.decode`, but for ids that only the model has."""
+    """The text of tokens that a model made. It accepts ids that only the model has, unlike `Tokenizer.decode`."""
     decoder = StreamDecoder(tokenizer)
     return "".join([*map(decoder.feed, tokens), decoder.finish()])

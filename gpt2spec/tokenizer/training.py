@@ -1,9 +1,9 @@
-"""Learning a byte-level BPE from text.
+"""This module learns a byte-level BPE from text.
 
-The words of the text, as GPT-2's pattern finds them, begin as sequences of bytes. Again and again, the pair of
-neighbours that is most frequent in all words becomes one new token everywhere. Among equally frequent pairs the one
-whose left token has the lowest id is taken, and among those the one whose right token has. Hugging Face's
-`tokenizers` does the work; tests hold it to these sentences.
+The words of the text, as GPT-2's pattern finds them, begin as sequences of bytes. In each step, the most frequent pair
+of neighbours in all words becomes a new token everywhere. Among equally frequent pairs, the one whose left token has
+the lowest id is taken, and among those, the one whose right token has the lowest id. Hugging Face's `tokenizers` does
+the work; tests verify that it follows these rules.
 
 Source: "Language Models are Unsupervised Multitask Learners", section 2.2, and Sennrich et al., "Neural Machine
 Translation of Rare Words with Subword Units" (2016), algorithm 1.
@@ -21,9 +21,9 @@ from gpt2spec.tokenizer.pieces import split_safely
 from gpt2spec.tokenizer.vocabulary import VERSION_LINE, byte_characters
 
 SMALLEST_VOCABULARY = 256 + 1
-"""All bytes and `<|endoftext|>`; every further token is a merge."""
+"""The smallest vocabulary has all bytes and `<|endoftext|>`; every further token is a merge."""
 PIECE_CHARACTERS = 1 << 14
-"""`tokenizers` holds 256 pieces at a time."""
+"""The length of the pieces of text for `tokenizers`, which holds 256 of them at a time."""
 
 
 def train_tokenizer(documents: Iterable[Iterable[str]], vocab_size: int, *, progress: bool = False) -> Tokenizer:
@@ -32,13 +32,13 @@ def train_tokenizer(documents: Iterable[Iterable[str]], vocab_size: int, *, prog
     Memory grows with the number of different words, not with the text.
 
     Args:
-        documents: each an iterable of pieces of its text, cut anywhere.
-        vocab_size: 256 bytes, the merges, and `<|endoftext|>`.
-        progress: show on a terminal how far it is.
+        documents: each is an iterable of pieces of its text, divided anywhere.
+        vocab_size: the size of the vocabulary: 256 bytes, the merges, and `<|endoftext|>`.
+        progress: whether to show on a terminal how far the work is.
 
     Raises:
         ConfigError: for a vocabulary too small to hold every byte, or where `tokenizers` is not installed.
-        DataError: for text in which fewer pairs can be merged; it says how many there are.
+        DataError: for text in which too few pairs can be merged; the message says how many.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise ConfigError(
@@ -71,7 +71,7 @@ def train_tokenizer(documents: Iterable[Iterable[str]], vocab_size: int, *, prog
 
 
 def _interruptibly(learn: Callable[[Iterator[str]], object], pieces: Iterator[str]) -> None:
-    """Call `learn` with the pieces in a thread: it would keep Ctrl-C waiting to its end, which may be minutes away."""
+    """Call `learn` with the pieces in a thread. In the main thread, Ctrl-C would wait for minutes until it returns."""
     stopped, outcome = threading.Event(), Future[None]()
 
     def until_stopped() -> Iterator[str]:
@@ -98,7 +98,7 @@ def _interruptibly(learn: Callable[[Iterator[str]], object], pieces: Iterator[st
 
 
 def _pieces(documents: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The documents in short pieces whose words, taken together, are those of the whole."""
+    """Divide the documents into short pieces without dividing a word."""
     for document in documents:
         short = (text[i : i + PIECE_CHARACTERS] for text in document for i in range(0, len(text), PIECE_CHARACTERS))
         yield from split_safely(short)

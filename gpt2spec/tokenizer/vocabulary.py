@@ -1,4 +1,4 @@
-"""The vocabulary of a byte-level BPE, from its merges alone.
+"""This module derives the vocabulary of a byte-level BPE from its merges.
 
 A token is a string of bytes. Ids 0 to 255 are the single bytes, in the order of OpenAI's
 `bytes_to_unicode`; every merge, in order, adds the token that it makes. Files write a byte as one printable
@@ -22,7 +22,7 @@ _CONTINUING = bytes(range(0x80, 0xC0))
 
 @functools.cache
 def byte_characters() -> MappingProxyType[int, str]:
-    """The character that stands for each byte, in the order of the token ids 0 to 255.
+    """The printable character for each byte, in the order of the token ids 0 to 255.
 
     Printable characters of Latin-1 stand for themselves and come first; the other 68 bytes are given
     the characters from U+0100 on (a space is `Ġ`, a newline `Ċ`).
@@ -34,10 +34,10 @@ def byte_characters() -> MappingProxyType[int, str]:
 
 
 def token_ranks(merges: str) -> dict[bytes, int]:
-    """Id of each token, in order of ids, without `<|endoftext|>`, which takes the next.
+    """The id of each token, in order of ids, without `<|endoftext|>`, which has the next id.
 
     Args:
-        merges: contents of a `vocab.bpe` file: a version line, then one merge `left right` a line.
+        merges: the contents of a `vocab.bpe` file: a version line, then one merge `left right` per line.
     """
     tokens = {character: bytes([byte]) for byte, character in byte_characters().items()}
     for line in merges.splitlines()[1:]:
@@ -47,10 +47,10 @@ def token_ranks(merges: str) -> dict[bytes, int]:
 
 
 def checked_merges(merges: str, name: str) -> list[str]:
-    """The merges in a `vocab.bpe` file, one a line; a `ConfigError` names the line of `name` that is none.
+    """The merges in a `vocab.bpe` file, one per line. A `ConfigError` names the line of the file `name` that is none.
 
-    Both halves have been made before, and no token is made twice: then it does not matter whether an encoder
-    goes by pairs, as the definition does, or by the tokens they make, as tiktoken does.
+    In a valid merge, both halves were made before, and no token is made twice. Then it does not matter whether an
+    encoder looks up pairs, as the definition does, or the tokens they make, as tiktoken does.
     """
     version, *lines = merges.removesuffix("\n").split("\n")
     if not version.startswith("#version"):
@@ -67,12 +67,12 @@ def checked_merges(merges: str, name: str) -> list[str]:
 
 
 def characters_begun(token: bytes) -> int:
-    """How many characters begin in some bytes of UTF-8: all bytes but those from 0x80 to 0xBF begin one."""
+    """How many characters begin in bytes of UTF-8: every byte begins one, except those from 0x80 to 0xBF."""
     return len(token.translate(None, _CONTINUING))
 
 
 def encoder_mapping(ranks: dict[bytes, int]) -> dict[str, int]:
-    """The contents of OpenAI's `encoder.json`: ids by the tokens' printable characters, in order of ids."""
+    """The contents of OpenAI's `encoder.json`: the id of each token in printable characters, in order of ids."""
     characters = byte_characters()
     mapping = {"".join(characters[byte] for byte in token): rank for token, rank in ranks.items()}
     return mapping | {END_OF_TEXT: len(ranks)}

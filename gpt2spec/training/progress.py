@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gpt2spec.unseen import unseen
+from gpt2spec.best_effort import best_effort
 
 
 class Progress:
@@ -24,7 +24,7 @@ class Progress:
     def step(self, record: dict[str, Any]) -> None:
         """Show the newest step."""
         if self.bar is not None:
-            with unseen():
+            with best_effort():
                 self.bar.set_postfix_str(_figures(record), refresh=False)
                 self.bar.update(record["step"] - self.done)
         elif not self.quiet and (time.monotonic() >= self.next_line or record["step"] == self.steps):
@@ -36,7 +36,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Show a line that stays."""
         if self.bar is not None:
-            with unseen():
+            with best_effort():
                 self.bar.write(text, file=sys.stderr)
         elif not self.quiet:
             self._print(text)
@@ -44,7 +44,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Show what will soon be out of date: in the bar, or as a line now and then."""
         if self.bar is not None:
-            with unseen():
+            with best_effort():
                 self.bar.set_postfix_str(text)
         elif not self.quiet and time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + 10.0
@@ -53,7 +53,7 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:
-            with unseen():
+            with best_effort():
                 self.bar.close()
 
     def _eta(self, step: int) -> str:
@@ -63,7 +63,7 @@ class Progress:
         return f"  ETA {_duration(seconds)}"
 
     def _print(self, text: str) -> None:
-        with unseen():
+        with best_effort():
             print(text, file=sys.stderr, flush=True)
 
 

@@ -18,8 +18,8 @@ from gpt2spec.checkpoints.native import TrainingState, checkpoint_steps, save_ch
 from gpt2spec.checkpoints.parts import KINDS, save_in_parts
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
+from gpt2spec.device_weights import OnDevice
 from gpt2spec.errors import GPT2SpecError, StorageError
-from gpt2spec.placement import OnDevice
 from gpt2spec.tasks.evaluate import Model, Questions, Result
 from gpt2spec.tasks.report import figure, finite, result_json
 from gpt2spec.tokenizer import Tokenizer, text_of

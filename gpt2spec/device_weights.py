@@ -1,4 +1,4 @@
-"""Weights on a device: put there from the host, or there already."""
+"""Weights for a computation, which are either on the host or already on the device."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ from gpt2spec.tree import Tree
 
 
 class OnDevice(NamedTuple):
-    """Parameters that are on a backend's device, as its `whole_params` gives them."""
+    """Parameters that are already on the backend's device, whole."""
 
     params: Tree
 
 
 Weights = HostParams | OnDevice
-"""Those of the host are as `initial_parameters` returns them."""
+"""Weights on the host have the form that `initial_parameters` returns."""
 
 
 def on_device(backend: Backend, config: GPT2Config, weights: Weights) -> Tree:
-    """`weights` on the backend's device; `InputError` for those of the host that do not fit."""
+    """Put `weights` on the backend's device, if they are not there yet; `InputError` for weights that do not fit."""
     if isinstance(weights, OnDevice):
         return weights.params
     weights = check_parameters(config, weights)  # before anything is asked of the backend

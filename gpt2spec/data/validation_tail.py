@@ -1,7 +1,7 @@
-"""Validation by position: the end of a text that is encoded already is cut off.
+"""This module makes the validation split from the end of a text that is already encoded.
 
-The tokens themselves tell where lines end and how many characters there are, so nothing is read a second time; only
-the tokens beside the cut are made anew.
+The tokens themselves say where lines end and how many characters there are, so nothing is read a second time, and
+only the tokens at the cut are encoded again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _BLOCK = 1 << 20
 
 
 class Cut(NamedTuple):
-    """Tokens `start` to `stop` make way for those of `before`, which end training, and `after`, which begin the other.
+    """Where the text is divided: `before` and `after`, encoded anew, replace tokens `start` to `stop`.
 
-    Where the cut is between two documents, all of that is empty.
+    The tokens of `before` end the training split; those of `after` begin the validation split. Where the cut lies
+    between two documents, the range and both texts are empty.
     """
 
     start: int
@@ -34,13 +35,13 @@ class Cut(NamedTuple):
 
 
 class CutOff(NamedTuple):
-    """What becomes of some shards when validation is their end.
+    """The shards that replace others when their end becomes the validation split.
 
     Attributes:
-        head: the writer of the shards that end training.
-        tail: that of the validation split.
-        kept: how many shards stay as they are before the former.
-        change: how much oftener each token occurs in all of them together: [V].
+        head: the writer of the new shards that end the training split.
+        tail: the writer of the validation split.
+        kept: how many of the first shards stay as they are.
+        change: how often each token occurs afterwards, less how often it occurred before: [V].
     """
 
     head: ShardWriter
@@ -57,7 +58,7 @@ def cut_off_the_end(
     characters: int,
     shard_tokens: int,
 ) -> CutOff:
-    """Write what is new beside the shards, as `head_…` and `tail_…`; see `find_cut`."""
+    """Write the new shards beside the old ones, as `head_…` and `tail_…`; `find_cut` decides where."""
     tokens = Tokens(tuple(read_shard(folder / shard.file) for shard in shards), tokenizer.vocab_size)
     cut = find_cut(tokens, tokenizer, val_fraction, characters)
     head, tail = (ShardWriter(folder, name, shard_tokens, tokenizer.vocab_size) for name in ("head", "tail"))
@@ -81,10 +82,11 @@ def cut_off_the_end(
 
 
 def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float, characters: int) -> Cut:
-    """Where the validation split begins, in tokens of so many characters.
+    """Where the validation split begins, in `tokens` that decode to `characters` characters.
 
-    That is after the last line break at or before the first `1 - val_fraction` of all characters; in a document
-    without one, at its start, or if it is the first, after the last space before or else exactly there.
+    The target is after the first `1 - val_fraction` of the characters. The cut is after the last line break before the
+    target; in a document without one, at the start of the document. In the first document, which has to stay in
+    training, it is after the last space before the target, or else exactly at the target.
     """
     target = round((1 - val_fraction) * characters)
     if target == 0:
@@ -111,12 +113,12 @@ def find_cut(tokens: Tokens, tokenizer: Tokenizer, val_fraction: float, characte
 
 
 def blocks_between(tokens: Tokens, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Tokens `start` to `stop`, as arrays of at most `_BLOCK`."""
+    """Tokens `start` to `stop`, as arrays of at most `_BLOCK` tokens."""
     return (tokens.between(i, min(stop, i + _BLOCK)) for i in range(start, stop, _BLOCK))
 
 
 class _Table:
-    """What is to be known of every token id [V]."""
+    """Properties of every token id: arrays [V]."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         each = tokenizer.decode_each(range(tokenizer.vocab_size))
@@ -127,7 +129,7 @@ class _Table:
         self._visible_last = np.array([data[-1:].isascii() and data[-1:].strip() != b"" for data in each])
 
     def boundary_after(self, tokens: Tokens, at: int) -> int:
-        """The first place after token `at` where its document ends or can be cut (see `tokenizer.pieces`)."""
+        """The first place after token `at` where its document ends or can be divided (see `tokenizer.pieces`)."""
         for start in range(at, len(tokens), _WINDOW):
             ids = tokens.between(start, min(len(tokens), start + _WINDOW + 1))
             places = np.flatnonzero((ids[1:] == self.end_of_text) | self._can_be_cut(ids))
@@ -136,7 +138,7 @@ class _Table:
         return len(tokens)
 
     def window_before(self, tokens: Tokens, stop: int) -> tuple[range, bool]:
-        """Tokens that end at `stop` and begin where their document does or can be cut; and whether it does."""
+        """A range of tokens up to `stop` that can be encoded by itself, and whether its document begins with it."""
         start = stop
         while True:
             start = max(0, start - _WINDOW)
@@ -149,12 +151,12 @@ class _Table:
                 return range(start + 1 + int(places[0]) if start else 0, stop), start == 0
 
     def _can_be_cut(self, ids: np.ndarray) -> np.ndarray:
-        """For every token but the first [n - 1], whether a text can be cut before it."""
+        """Whether a text can be divided before each token but the first: [n - 1]."""
         return self._visible_last[ids[:-1]] & self._space_first[ids[1:]]
 
 
 def _windows_before(tokens: Tokens, table: _Table, stop: int) -> Iterator[range]:
-    """The tokens before `stop` of its document, from the last ones to the first."""
+    """The tokens of a document before `stop`, in ranges from the last to the first."""
     first = False
     while not first:
         window, first = table.window_before(tokens, stop)
@@ -163,9 +165,9 @@ def _windows_before(tokens: Tokens, table: _Table, stop: int) -> Iterator[range]
 
 
 def _token_of_character(tokens: Tokens, table: _Table, number: int, characters: int) -> tuple[int, int]:
-    """The token in which the character with some number, from 0, begins, and how many begin before that token.
+    """The token in which character `number`, counted from 0, begins; and how many characters begin before that token.
 
-    It is looked for from the end of the tokens, which have so many `characters`, since it is near.
+    The search starts from the end of the tokens, which decode to `characters` characters, because it is nearer.
     """
     stop, after = len(tokens), characters
     while True:
