@@ -1,1 +1,1 @@
-"""Weights and training state on disk."""
+"""This package reads and writes weights and training state."""

@@ -1,4 +1,4 @@
-"""Checkpoints from any format into another, one weight at a time."""
+"""This module converts checkpoints between formats, one weight at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -27,14 +27,14 @@ class Format:
 
     Attributes:
         title: its name for people.
-        order: the weights in the order of the file.
+        order: yields the weights in the order of the file.
         check: raises where the format cannot express a configuration.
-        write: (seekable file or empty folder, configuration, weights in `order`, dtype, tokenizer or None).
+        write: writes (seekable file or empty folder, configuration, weights in `order`, dtype, tokenizer or None).
         is_folder: whether it is a folder rather than a file.
-        files: what there may be in such a folder.
-        training: whether it has what training goes on from as well, which only checkpoints of ours have.
-        keeps_tokenizer: whether it has a place for it.
-        notes: what one should know about weights in it.
+        files: the files that such a folder may have.
+        training: whether it also has the training state, as only our own format has.
+        keeps_tokenizer: whether it has a place for the tokenizer.
+        notes: what a user should know about weights in this format.
     """
 
     title: str
@@ -88,16 +88,16 @@ def convert(
         reader: from `open_checkpoint`.
         target: the file or folder to make.
         to: one of `WRITABLE`.
-        dtype: one of `DTYPES`; what is wider is rounded to the nearest.
-        force: replace a target of this format that exists.
-        progress: is told the number of values after every weight.
+        dtype: one of `DTYPES`; wider values are rounded to the nearest.
+        force: whether to replace an existing target of this format.
+        progress: is called with the number of values after every weight.
 
     Returns:
-        The SHA-256 of every weight as it was written, for `verify`: of its values, as float32 in our shapes.
+        The SHA-256 of every weight as it was written, over its values as float32 in our shapes, for `verify`.
 
     Raises:
-        ConfigError: for a format or dtype that is not known, or a tokenizer that is damaged.
-        CheckpointError: for a target that exists, a source that is damaged, and a model the format cannot express.
+        ConfigError: for an unknown format or dtype, or a damaged tokenizer.
+        CheckpointError: for an existing target, a damaged source, and a model that the format cannot express.
         StorageError: when the target cannot be written.
     """
     form = format_named(to)
@@ -129,7 +129,7 @@ def convert(
 
 
 def notes_on(reader: CheckpointReader, form: Format) -> tuple[str, ...]:
-    """What one should know of a checkpoint that was converted: of its weights, and of the tokenizer."""
+    """What a user should know about the weights and the tokenizer of a converted checkpoint."""
     notes = tuple(dict.fromkeys((*reader.notes, *form.notes)))  # each once
     record = record_of(reader)
     if record is None:
@@ -143,7 +143,7 @@ def notes_on(reader: CheckpointReader, form: Format) -> tuple[str, ...]:
 
 
 def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], Any] = lambda count: None) -> None:
-    """Read back what `convert` wrote; a `CheckpointError` names the first weight that is another."""
+    """Read back what `convert` wrote. A `CheckpointError` names the first weight that differs."""
     written = open_checkpoint(target)
     for name, expected in hashes.items():
         values = written.read(name)
@@ -153,7 +153,7 @@ def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], Any] 
 
 
 def hashes_of(reader: CheckpointReader, progress: Callable[[int], Any] = lambda count: None) -> dict[str, str]:
-    """The SHA-256 of every weight's values in our shapes: equal for equal weights in whatever format."""
+    """The SHA-256 of every weight's values in our shapes, which is equal for equal weights in any format."""
     hashes = {}
     for name in reader.entries:
         values = reader.read(name)
@@ -163,21 +163,21 @@ def hashes_of(reader: CheckpointReader, progress: Callable[[int], Any] = lambda 
 
 
 def format_named(name: str) -> Format:
-    """One of `WRITABLE`, or else a `ConfigError`."""
+    """The format called `name`, one of `WRITABLE`; any other name is a `ConfigError`."""
     if name not in WRITABLE:
         raise ConfigError(f"there is no format {name!r}{nearest(name, WRITABLE)}; there are {', '.join(WRITABLE)}")
     return WRITABLE[name]
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The values as a file of `dtype` gives them back, as float32."""
+    """The values as they are read back, as float32, from a file of `dtype`."""
     if dtype == "float32":
         return encoded(values, dtype)
     return decoded(encoded(values, dtype).reshape(-1).view(np.uint8), dtype).reshape(values.shape)
 
 
 def check_target(source: Path, target: Path, form: Format, force: bool) -> None:
-    """Raise where something is in the way, or would be lost that is not a checkpoint of this format."""
+    """Raise where the target exists and may not be replaced: only checkpoints of this format may."""
     if not (target.exists() or target.is_symlink()):
         return
     if form.is_folder and target.is_dir() and not any(target.iterdir()):
@@ -195,5 +195,5 @@ def check_target(source: Path, target: Path, form: Format, force: bool) -> None:
 
 
 def _opened(target: Path, form: Format) -> AbstractContextManager[BinaryIO | Path]:
-    """A file or folder to fill, which becomes `target` at the end."""
+    """A temporary file or folder, which becomes `target` at the end."""
     return atomic_folder(target, replace=True) if form.is_folder else atomic_write(target)

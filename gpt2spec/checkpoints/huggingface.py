@@ -1,4 +1,4 @@
-"""The `config.json` that Hugging Face `transformers` reads beside a `model.safetensors`."""
+"""This module reads and writes the `config.json` of Hugging Face `transformers`."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ _NAMES = {
     "initializer_range": ("initializer_range",),
     "wpe_initializer_range": ("wpe_initializer_range",),
 }
-# what GPT-2 is, in transformers' words; a file that says otherwise is not a GPT-2
+# GPT-2's settings in transformers' words; a file with other values does not describe a GPT-2
 _FIXED = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -33,10 +33,10 @@ _FIXED = {
     "tie_word_embeddings": True,
     "n_inner": None,
 }
-# what must be absent or nothing
+# settings that must be absent or empty
 _ABSENT = ("is_encoder_decoder", "pruned_heads", "quantization_config")
 _ABSENT_RATE = 0.1
-"""The attention dropout of a file without one: transformers' default, not ours."""
+"""The attention dropout of a file that gives none: transformers' default, not ours."""
 
 
 def config_to_json(config: GPT2Config, dtype: str = "float32") -> dict[str, Any]:
@@ -52,13 +52,13 @@ def config_to_json(config: GPT2Config, dtype: str = "float32") -> dict[str, Any]
 
 
 def special_tokens(config: GPT2Config) -> dict[str, int | None]:
-    """The ids with which texts begin and end, in transformers' words: `<|endoftext|>`, where we know the vocabulary."""
+    """The ids with which texts begin and end: that of `<|endoftext|>`, or None for a vocabulary that is not ours."""
     end_of_text = config.vocab_size - 1 if config.vocab_size in (VOCAB_SIZE, BYTE_VOCAB_SIZE) else None
     return {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
 
 
 def config_from_json(path: Path) -> GPT2Config:
-    """The configuration in a `config.json`; `CheckpointError` if it describes anything but a GPT-2."""
+    """Read a `config.json`; a `CheckpointError` says where it describes anything but a GPT-2."""
     with read_errors(path):
         found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
@@ -75,10 +75,10 @@ def config_from_json(path: Path) -> GPT2Config:
 
 
 def check_is_gpt2(path: Path, found: dict[str, Any]) -> None:
-    """Raise a `CheckpointError` that names the first setting GPT-2 does not have."""
+    """Raise `CheckpointError` for the first setting that GPT-2 does not have."""
     fixed: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in _FIXED.items()}
     if isinstance(found.get("n_embd"), int):
-        fixed["n_inner"] += (4 * found["n_embd"],)  # what None stands for
+        fixed["n_inner"] += (4 * found["n_embd"],)  # the meaning of None
     for name, allowed in fixed.items():
         if found.get(name, allowed[0]) not in allowed:
             expected = " or ".join(map(repr, allowed))

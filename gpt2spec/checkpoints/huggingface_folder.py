@@ -1,8 +1,8 @@
-"""Folders of Hugging Face `transformers`: `config.json` and the weights, in one file or several.
+"""This module reads and writes folders of Hugging Face `transformers`, with `config.json` and the weights.
 
-The weights are `model.safetensors`, or in older folders `pytorch_model.bin`, or several files of either kind that
+The weights are in `model.safetensors`, in older folders in `pytorch_model.bin`, or in several files of either kind that
 an `.index.json` lists. Their names are ours, in most folders with `transformer.` before them. Folders that are written
-here have a `SHA256SUMS`, and are right or refused.
+here have a `SHA256SUMS`, by which damage is detected.
 """
 
 import json
@@ -29,19 +29,19 @@ CONFIG, SAFETENSORS, TORCH = "config.json", "model.safetensors", "pytorch_model.
 GENERATION_CONFIG = "generation_config.json"
 INDEX = ".index.json"
 WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}{INDEX}", TORCH, f"{TORCH}{INDEX}")
-"""The files of the weights or the indices of several, as `transformers` prefers them."""
+"""Files of weights and indices of several files, in the order in which `transformers` prefers them."""
 FILES = frozenset({CONFIG, SAFETENSORS, GENERATION_CONFIG, SUMS, *TOKENIZER_FILES})
-"""What there may be in a folder that is written here."""
+"""The files that a folder written here may have."""
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of older versions
 
 
 def weights_file(folder: Path) -> Path | None:
-    """The file of the weights or the index of several that `transformers` would take, if there is one."""
+    """The file of weights, or the index of several, that `transformers` would take; None where there is none."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
 def open_folder(folder: Path) -> CheckpointReader:
-    """Open a folder that has a `weights_file`; what its `SHA256SUMS`, if it has one, says of the files is verified."""
+    """Open a folder that has a `weights_file`. Its files are verified by its `SHA256SUMS`, if it has one."""
     weights = weights_file(folder)
     assert weights is not None
     sums = recorded_sums(folder) if (folder / SUMS).exists() else {}
@@ -65,7 +65,7 @@ def open_folder(folder: Path) -> CheckpointReader:
 
 
 def order(config: GPT2Config) -> Iterator[str]:
-    """The weights in the order of the file."""
+    """The names of the weights in the order of the file."""
     yield from (weight.name for weight in weight_table(config))
 
 
@@ -76,7 +76,7 @@ def write_folder(
     dtype: str,
     record: TokenizerRecord | None,
 ) -> None:
-    """Fill an empty folder; the weights come in `order(config)`, and the tokenizer's files where somebody has it."""
+    """Fill an empty folder. The weights come in `order(config)`; the tokenizer is written where `record` has it."""
     metadata = {"format": "pt"} | ({} if record is None else {"tokenizer": record.id})
     with (folder / SAFETENSORS).open("wb") as file:
         sha256 = write_safetensors(file, weight_table(config), tensors, dtype, metadata)
@@ -89,7 +89,7 @@ def write_folder(
 
 
 def _contents(path: Path) -> tuple[list[Entry], str | None]:
-    """The tensors of one file as it names them, and the tokenizer where it is ours and says it."""
+    """The tensors of one file under its own names, and the tokenizer's id if the file, being ours, records it."""
     if path.suffix == ".safetensors":
         opened = open_safetensors(path)
         entries = [entry_of(name, stored) for name, stored in opened.tensors.items()]
@@ -101,7 +101,7 @@ def _contents(path: Path) -> tuple[list[Entry], str | None]:
 
 
 def _sharded(index: Path, sums: Mapping[str, str]) -> list[Entry]:
-    """The tensors of all files that an index lists; each has to hold exactly what the index says of it."""
+    """The tensors of all files that an index lists. Each file must hold exactly the tensors that the index says."""
     with read_errors(index):
         weight_map = json.loads(index.read_text(encoding="utf-8"))
     weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None

@@ -1,9 +1,11 @@
-"""nanoGPT's checkpoints, `ckpt.pt`: the weights under `model`, the sizes under `model_args`.
+"""This module reads and writes nanoGPT's checkpoints, `ckpt.pt`, with the key `model` for weights.
 
-Source: `train.py` and `model.py` of github.com/karpathy/nanoGPT. Projections are stored [out, in]. A model
-without biases is read as one whose biases are zero, which computes the same. `_orig_mod.` before the names is
-left by torch.compile. nanoGPT's layer norm has epsilon 1e-5; its code computes the exact GELU, by the error
-function, where GPT-2 has the approximation by tanh, and the file does not say with which it was trained.
+The sizes are under `model_args`. Projections are stored [out, in]. A model without biases is read as one whose biases
+are zero, which computes the same. torch.compile leaves `_orig_mod.` before the names. nanoGPT's layer norm has epsilon
+1e-5. Its code computes the exact GELU, by the error function, where GPT-2 has the approximation by tanh; the file does
+not say with which the model was trained.
+
+Source: `train.py` and `model.py` of github.com/karpathy/nanoGPT.
 """
 
 from collections.abc import Iterable, Iterator
@@ -45,14 +47,14 @@ _SIZES = {
 
 
 def open_nanogpt(path: Path) -> CheckpointReader:
-    """Open a `.pt` file; nothing in it is run."""
+    """Open a `.pt` file. No code in it is run."""
     file = TorchFile(path)
     contents = file.contents
-    parts = {name: contents.get(name) if isinstance(contents, dict) else None for name in ("model", "model_args")}
-    for name, part in parts.items():
-        if not isinstance(part, dict):
+    found = {name: contents.get(name) if isinstance(contents, dict) else None for name in ("model", "model_args")}
+    for name, value in found.items():
+        if not isinstance(value, dict):
             raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {name!r}")
-    model, model_args = parts["model"] or {}, parts["model_args"] or {}
+    model, model_args = found["model"] or {}, found["model_args"] or {}
     config = _config(path, model_args)
     entries = dict(_entries(file, model))
     drop_tied_head(path, entries)
@@ -65,12 +67,12 @@ def open_nanogpt(path: Path) -> CheckpointReader:
 
 
 def order(config: GPT2Config) -> Iterator[str]:
-    """The weights in the order of the file."""
+    """The names of the weights in the order of the file."""
     yield from (weight.name for weight in weight_table(config))
 
 
 def check_expressible(config: GPT2Config) -> None:
-    """Raise for what nanoGPT's code does not have."""
+    """Raise where nanoGPT's code cannot express a configuration."""
     if config.layer_norm_epsilon != EPSILON:
         raise CheckpointError(
             f"nanoGPT's layer norm has epsilon {EPSILON}; this model's is {config.layer_norm_epsilon}"
@@ -84,9 +86,10 @@ def write_nanogpt(
     dtype: str,
     record: TokenizerRecord | None,
 ) -> None:
-    """Write a checkpoint that nanoGPT samples from and goes on training: at update 0, with AdamW's moments at zero.
+    """Write a checkpoint that nanoGPT can sample from and train further, from update 0 with AdamW's moments at zero.
 
-    Its `config`, which nanoGPT does not read, has the tokenizer: the id, and the merges where nobody else has them.
+    The tokenizer is recorded under `config`, which nanoGPT does not read: its id, and its merges unless it comes with
+    gpt2spec.
     """
     table = weight_table(config)
     shapes = {w.name: w.shape[::-1] if is_projection(w.name) else w.shape for w in table}
@@ -100,7 +103,7 @@ def write_nanogpt(
             "dropout": config.dropout,
         },
         "iter_num": 0,
-        "best_val_loss": 1e9,  # with which nanoGPT begins
+        "best_val_loss": 1e9,  # nanoGPT's initial value
         "config": {} if record is None else _config_of(record),
     }
     stored = ((name, values.T if is_projection(name) else values) for name, values in tensors)
@@ -116,14 +119,14 @@ def _fresh_adamw(matrices: int, vectors: int) -> dict[str, Any]:
 
 
 def _config_of(record: TokenizerRecord) -> dict[str, str]:
-    """The tokenizer as text alone, of which a file that is no program may consist."""
+    """The tokenizer as plain text, which a file of weights alone may hold."""
     if record.tokenizer is None or comes_along(record.id):
         return {TOKENIZER: record.id}
     return {TOKENIZER: record.id, MERGES: record.tokenizer.merges.decode("utf-8")}
 
 
 def _tokenizer(path: Path, described: dict[Any, Any]) -> tuple[str | None, str | None]:
-    """What `_config_of` wrote: id and merges. Files of nanoGPT's own have neither."""
+    """The id and merges that `_config_of` wrote. Files written by nanoGPT have neither."""
     tokenizer, merges = described.get(TOKENIZER), described.get(MERGES)
     if not isinstance(tokenizer, str):
         return None, None
@@ -142,7 +145,7 @@ def _config(path: Path, given: dict[str, Any]) -> GPT2Config:
 
 
 def _entries(file: TorchFile, model: dict[Any, Any]) -> Iterator[tuple[str, Entry]]:
-    """The weights by our names, and the head by its own. Causal masks, which old files have, are left out."""
+    """The weights under our names, and the head under its own. The causal masks of old files are left out."""
     seen = set()
     for theirs in model:
         bare = str(theirs).removeprefix(COMPILED)

@@ -1,7 +1,7 @@
-"""OpenAI's release: a folder with `hparams.json` and a checkpoint of TensorFlow's.
+"""This module reads OpenAI's release, a folder with `hparams.json` and a TensorFlow checkpoint.
 
-Source: `src/model.py` and `download_model.py` of github.com/openai/gpt-2. Projections are [1, in, out], the
-kernels of a convolution of width 1; epsilon is 1e-5 in the code; dropout is not mentioned.
+Projections are [1, in, out], the kernels of a convolution of width 1. In the code, epsilon is 1e-5, and dropout is not
+mentioned. Source: `src/model.py` and `download_model.py` of github.com/openai/gpt-2.
 """
 
 import json
@@ -21,7 +21,7 @@ HPARAMS, POINTER = "hparams.json", "checkpoint"
 _HPARAMS = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_ctx": "n_ctx", "vocab_size": "n_vocab"}
 _LAST = {"w": "weight", "b": "bias", "g": "weight"}
 _TRAINING = re.compile(r".*/Adam(_1)?|beta[12]_power|global_step")
-"""What fine-tuned checkpoints may have besides: of the optimizer."""
+"""Names of the optimizer's variables, which fine-tuned checkpoints may have."""
 
 
 def open_openai(folder: Path) -> CheckpointReader:
@@ -34,18 +34,18 @@ def open_openai(folder: Path) -> CheckpointReader:
 
 
 def our_name(name: str) -> str:
-    """`model/h0/attn/c_attn/w` is `h.0.attn.c_attn.weight`; what is no such name stays as it is."""
-    first, *parts = name.split("/")
-    if first != "model" or not parts:
+    """Translate `model/h0/attn/c_attn/w` into `h.0.attn.c_attn.weight`. Names of another form stay as they are."""
+    first, *scopes = name.split("/")
+    if first != "model" or not scopes:
         return name
-    parts[0] = re.sub(r"^h(\d+)$", r"h.\1", parts[0])
-    if parts in (["wte"], ["wpe"]):
-        return f"{parts[0]}.weight"
-    return ".".join([*parts[:-1], _LAST.get(parts[-1], parts[-1])])
+    scopes[0] = re.sub(r"^h(\d+)$", r"h.\1", scopes[0])
+    if scopes in (["wte"], ["wpe"]):
+        return f"{scopes[0]}.weight"
+    return ".".join([*scopes[:-1], _LAST.get(scopes[-1], scopes[-1])])
 
 
 def _entry(name: str, tensor: BundleTensor) -> Entry:
-    """The convolutions' kernels without their first axis, which is 1."""
+    """The entry of a tensor; the first axis of a convolution's kernel, which is 1, is dropped."""
     if len(tensor.shape) == 3 and tensor.shape[0] == 1:
 
         def load() -> np.ndarray:
@@ -65,7 +65,7 @@ def _config(path: Path) -> GPT2Config:
 
 
 def _index(folder: Path) -> Path:
-    """The index of the checkpoint that the file `checkpoint` names, or else of the only one there is."""
+    """The index file of the checkpoint that the file `checkpoint` names, or else the only one there is."""
     found = sorted(folder.glob("*.index"))
     if (folder / POINTER).is_file():
         with read_errors(folder / POINTER):

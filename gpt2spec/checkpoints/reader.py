@@ -1,4 +1,4 @@
-"""What every format is opened as: a configuration, and weights that are read one at a time."""
+"""The reader that every format is opened as: a configuration, and weights that are read one at a time."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from gpt2spec.parameters import HostParams, weight_table
 
 WEIGHTS_OF_A_LAYER, OTHER_WEIGHTS = 12, 4
 TRANSFORMER, HEAD, EMBEDDING = "transformer.", "lm_head.weight", "wte.weight"
-"""What PyTorch models have before the names, their output head, and the weight it shares."""
+"""The prefix of names in PyTorch models, their output head, and the weight that it shares."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A weight as a file has it, not read yet.
+    """A weight in a file that has not been read yet.
 
     Attributes:
-        name: what the file calls it.
-        shape: as the file has it.
-        dtype: of the file, one of `ITEM_SIZES`.
-        load: reads it, [*shape]; float32, or float64 where the file has that.
+        name: its name in the file.
+        shape: its shape in the file.
+        dtype: its dtype in the file, one of `ITEM_SIZES`.
+        load: reads it, [*shape]; float64 if the file has that, otherwise float32.
         transposed: whether the file has [out, in] where GPT-2 has [in, out].
     """
 
@@ -45,9 +45,9 @@ class CheckpointReader:
         format: its name for people, such as "Hugging Face".
         config: the model's shape.
         entries: every weight of `weight_table(config)`, by our name and in its order.
-        tokenizer: the `id` of the tokenizer it was trained with, where the checkpoint says it.
-        notes: what one should know about weights from such a file.
-        merges: of that tokenizer, as in a `vocab.bpe` file, where the checkpoint is a file that holds them.
+        tokenizer: the `id` of the tokenizer it was trained with, if the checkpoint records it.
+        notes: what a user should know about weights from such a file.
+        merges: the merges of that tokenizer, as in a `vocab.bpe` file, if the checkpoint is a file that holds them.
     """
 
     path: Path
@@ -59,18 +59,18 @@ class CheckpointReader:
     merges: str | None = None
 
     def read(self, name: str) -> np.ndarray:
-        """One weight in the shape of the weight table: float32, or float64 where the file has that."""
+        """Read one weight, in the shape of the weight table: float64 if the file has that, otherwise float32."""
         entry = self.entries[name]
         values = entry.load()
         return np.ascontiguousarray(values.T) if entry.transposed else values
 
     def params(self) -> HostParams:
-        """All of them."""
+        """Read all weights."""
         return {name: self.read(name) for name in self.entries}
 
 
 def entry_of(name: str, stored: StoredArray, transposed: bool = False) -> Entry:
-    """The entry of values that stand in a file."""
+    """The entry of an array in a file."""
     return Entry(name, stored.shape, stored.dtype, stored.read, transposed)
 
 
@@ -80,7 +80,7 @@ def is_projection(name: str) -> bool:
 
 
 def config_with(path: Path, values: Mapping[str, Any]) -> GPT2Config:
-    """The configuration with these fields; where it cannot be, a `CheckpointError` that names `path`."""
+    """The configuration with these fields; a `CheckpointError` names `path` where they are invalid."""
     try:
         return GPT2Config(**values)
     except ConfigError as error:
@@ -88,7 +88,7 @@ def config_with(path: Path, values: Mapping[str, Any]) -> GPT2Config:
 
 
 def fitting(path: Path, config: GPT2Config, entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """`entries` in the order of the weight table; a `CheckpointError` names the first that does not fit `config`."""
+    """The entries in the order of the weight table. A `CheckpointError` names the first that does not fit `config`."""
     check_layers(path, config, entries)
     table = {weight.name: weight.shape for weight in weight_table(config)}
     missing = [name for name in table if name not in entries]
@@ -115,7 +115,7 @@ def fitting(path: Path, config: GPT2Config, entries: Mapping[str, Entry]) -> dic
 
 
 def check_layers(path: Path, config: GPT2Config, names: Collection[str]) -> None:
-    """Raise where `config` has more layers than there can be weights for: before a table of them is made."""
+    """Raise where `config` has more layers than the weights can fill, before the table of its weights is made."""
     if WEIGHTS_OF_A_LAYER * config.n_layer > 2 * len(names) + WEIGHTS_OF_A_LAYER:
         raise CheckpointError(
             f"{path}: there are {len(names)} weights; a model of {config.n_layer} layers has "
@@ -124,7 +124,7 @@ def check_layers(path: Path, config: GPT2Config, names: Collection[str]) -> None
 
 
 def drop_tied_head(path: Path, entries: dict[str, Entry]) -> None:
-    """Drop the output head from `entries`; raise where it is another than the token embedding."""
+    """Drop the output head from `entries`; raise where it differs from the token embedding."""
     head, embedding = entries.pop(HEAD, None), entries.get(EMBEDDING)
     if head is None or embedding is None:
         return

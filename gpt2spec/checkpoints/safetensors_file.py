@@ -1,8 +1,8 @@
-"""Safetensors files, tensor by tensor: read where they stand, written as they come.
+"""This module reads and writes safetensors files one tensor at a time.
 
-The format (github.com/huggingface/safetensors): the length of the header as a little-endian uint64, the header
-in JSON with dtype, shape and place of every tensor, then their values without gaps. The `safetensors` package
-checks a file; reading one tensor at a time, in any dtype, and writing without having all of them is ours.
+A file begins with the length of the header as a little-endian uint64. The header, in JSON, has the dtype, shape and
+place of every tensor; their values follow without gaps (github.com/huggingface/safetensors). The `safetensors` package
+checks a file. Our own code reads one tensor at a time, in any dtype, and writes without holding all tensors.
 """
 
 import json
@@ -34,14 +34,14 @@ class SafetensorsFile:
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
-    """The header of a file, checked; a dtype that no weight has keeps the file's word for it.
+    """Read and check the header of a file. A dtype that no weight has is named as in the file.
 
     Raises:
         CheckpointError: for a header too long or not JSON, a name that comes twice, and tensors that overlap,
             leave gaps, or do not fill the file.
     """
     try:
-        # The package's own checks come first; of any file it cannot open it says that there is none.
+        # The file is opened first, because the package says of any file it cannot open that it does not exist.
         with read_errors(path), path.open("rb"), safe_open(path, "np"):
             header, start = _header(path)
     except SafetensorError as error:
@@ -66,7 +66,7 @@ def write_safetensors(
     dtype: str,
     metadata: dict[str, str],
 ) -> str:
-    """Write `tensors`, which come in the order of `table`, in `dtype`, and return the SHA-256 of the file."""
+    """Write `tensors`, which come in the order of `table`, in `dtype`. Returns the SHA-256 of the file."""
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for weight in table:
@@ -82,7 +82,7 @@ def write_safetensors(
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the values begin."""
+    """The header, and the offset at which the values begin."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         return json.loads(file.read(length), object_pairs_hook=_without_repetition), 8 + length

@@ -1,7 +1,7 @@
-"""Values in a file: where they stand, in which dtype, and read only when they are asked for.
+"""This module describes arrays in files, which are read only when they are needed.
 
-Files are read tensor by tensor and not mapped as a whole: a mapped file that is cut off meanwhile kills the
-process, and its pages count as the process's memory.
+Files are read tensor by tensor and not mapped as a whole: if a mapped file is truncated, the process is killed, and its
+pages count as memory of the process.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ import numpy as np
 from gpt2spec.errors import CheckpointError
 
 ITEM_SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
-"""The dtypes that checkpoints may have, and their bytes a value."""
+"""The dtypes that checkpoints may have, and the bytes of one value of each."""
 
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn what reading `path`, a file or a folder with files, may raise into a `CheckpointError`."""
+    """Turn errors of reading `path`, a file or a folder with files, into a `CheckpointError`."""
     try:
         yield
-    except OSError as error:  # which may name a file in the folder `path`
+    except OSError as error:  # it may name a file in the folder `path`
         raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -32,7 +32,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Little-endian values in row-major order at `offset` of a file."""
+    """Little-endian values in row-major order, from byte `offset` of a file on."""
 
     path: Path
     offset: int
@@ -41,16 +41,16 @@ class StoredArray:
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """The number of values."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """The number of bytes in the file."""
         return self.size * ITEM_SIZES[self.dtype]
 
     def read(self) -> np.ndarray:
-        """The values [*shape]: float64 as such, anything narrower as float32. Too few are a `CheckpointError`."""
+        """Read the values [*shape]; float64 stays, narrower dtypes become float32. Too few are a `CheckpointError`."""
         with read_errors(self.path):
             raw = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
         if raw.size != self.nbytes:
@@ -59,7 +59,7 @@ class StoredArray:
 
 
 def decoded(raw: np.ndarray, dtype: str) -> np.ndarray:
-    """Bytes [n] as values: float64 as such, anything narrower as float32."""
+    """Decode bytes [n]; float64 stays, narrower dtypes become float32."""
     if dtype == "bfloat16":  # the upper half of a float32
         return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype == "float16":
@@ -68,7 +68,7 @@ def decoded(raw: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def encoded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values as they are stored: `<f4`, `<f8`, or the bits of bfloat16, rounded to nearest even, as `<u2`."""
+    """Encode values for storage: `<f4`, `<f8`, or `<u2` with the bits of bfloat16, rounded to nearest even."""
     if dtype != "bfloat16":
         return np.ascontiguousarray(values, "<f4" if dtype == "float32" else "<f8")
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)

@@ -1,7 +1,7 @@
-"""`SHA256SUMS`: the hashes of a folder's files, in the form of `sha256sum`, which also checks them (`sha256sum -c`).
+"""`SHA256SUMS` has the hashes of a folder's files, in the format of `sha256sum`, which can check them (`sha256sum -c`).
 
-Every checkpoint folder that is written here has one, of all its other files. One that somebody else has made may name
-only some files, or such as are not there, and have the forms `sha256sum --binary` and `sha256sum --tag`.
+Every checkpoint folder that is written here has this file, with the hashes of all its other files. One made by somebody
+else may name only some files, or files that are missing, and have the format of `sha256sum --binary` or `--tag`.
 """
 
 import re
@@ -21,19 +21,19 @@ _REMEDY = f"if that was meant, delete {SUMS}"
 
 
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
-    """Write the hashes of all files that stand in a folder, which is complete but for them; some may be `known`."""
+    """Write the hashes of all files in a folder, which is otherwise complete; some hashes may be `known`."""
     names = sorted(path.name for path in folder.iterdir())
     (folder / SUMS).write_text(sums_of(folder, names, known), encoding="ascii")
 
 
 def sums_of(folder: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> str:
-    """A line of `SHA256SUMS` for each of some files."""
+    """The lines of `SHA256SUMS` for the given files."""
     hashes = dict(known or {})
     return "".join(f"{hashes.get(name) or sha256_of_file(folder / name)}  {name}\n" for name in names)
 
 
 def recorded_sums(folder: Path) -> dict[str, str]:
-    """What `SHA256SUMS` says of each file; a `CheckpointError` where it cannot be read or is no such file."""
+    """Read the hash of each file from `SHA256SUMS`; a `CheckpointError` where it cannot be read or is damaged."""
     with read_errors(folder / SUMS):
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     sums = {}
@@ -49,7 +49,7 @@ def recorded_sums(folder: Path) -> dict[str, str]:
 
 
 def lists(folder: Path, name: str) -> bool:
-    """Whether a folder has a `SHA256SUMS` that can be read and names this file."""
+    """Whether a folder has a readable `SHA256SUMS` that names this file."""
     try:
         return name in recorded_sums(folder)
     except CheckpointError:
@@ -57,13 +57,13 @@ def lists(folder: Path, name: str) -> bool:
 
 
 def readable_sum(path: Path) -> str:
-    """The hash of a file; a `CheckpointError` where it cannot be read."""
+    """The SHA-256 of a file; a `CheckpointError` where it cannot be read."""
     with read_errors(path):
         return sha256_of_file(path)
 
 
 def verify_listed(folder: Path, names: Iterable[str], sums: Mapping[str, str]) -> None:
-    """Raise a `CheckpointError` where one of some files, if it is there and among `sums`, has another hash."""
+    """Raise `CheckpointError` where a file exists and its hash differs from that in `sums`."""
     for name in names:
         path = folder / name
         if name not in sums or not path.is_file():
@@ -73,9 +73,10 @@ def verify_listed(folder: Path, names: Iterable[str], sums: Mapping[str, str]) -
 
 
 def verify_chosen(folder: Path, names: Sequence[str], sums: Mapping[str, str]) -> None:
-    """Raise where the first of `names` that is there, if any is, stands in for a listed one that is missing.
+    """Raise where a listed file is missing and the one that would be read in its place is not listed.
 
-    Of several forms of one thing somebody may have listed all, and it is enough to have one.
+    `names` are alternative forms of one thing, the first existing one of which is read. Somebody may have listed all of
+    them; it is enough that one of those exists.
     """
     there = [name for name in names if (folder / name).is_file()]
     missing = [name for name in names if name in sums and name not in there]

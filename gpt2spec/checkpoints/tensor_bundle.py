@@ -1,9 +1,9 @@
-"""TensorFlow's checkpoints, `NAME.index` and `NAME.data-*`, without TensorFlow.
+"""This module reads TensorFlow's checkpoints, `NAME.index` and `NAME.data-*`, without TensorFlow.
 
-The index is a table of LevelDB's kind: blocks of sorted keys and values, a last block that says where the others
-are, and a footer that says where that one is. Under the empty key it has a header, under the name of every tensor
-where its bytes stand. Both are protocol buffers. Blocks and tensors carry masked CRC-32C checksums, which are
-verified: of the index when it is opened, of a tensor when it is read.
+The index is a table in LevelDB's format: blocks of sorted keys and values, a last block that says where the others are,
+and a footer that says where the last block is. The empty key has a header, and the name of each tensor has the place of
+its bytes; both values are protocol buffers. Blocks and tensors have masked CRC-32C checksums. Those of the index are
+verified when it is opened, and that of a tensor when it is read.
 
 Sources: `tensorflow/core/util/tensor_bundle`, `tensorflow/core/lib/io/table_format.txt`,
 `tensorflow/core/protobuf/tensor_bundle.proto`.
@@ -27,7 +27,7 @@ _DTYPES = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}  # tensorf
 _PIECE = 16 * 2**20
 _MASK = 0xA282EAD8
 Message = dict[int, list[int | bytes]]
-"""The fields of a protocol buffer by number: numbers, and bytes of what is nested."""
+"""The fields of a protocol buffer by their numbers; nested messages are bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BundleTensor(StoredArray):
     checksum: int
 
     def read(self) -> np.ndarray:
-        """The values; a `CheckpointError` where they do not match their checksum."""
+        """Read the values; a `CheckpointError` where they do not match their checksum."""
         crc = 0
         with read_errors(self.path), self.path.open("rb") as file:
             file.seek(self.offset)
@@ -50,7 +50,7 @@ class BundleTensor(StoredArray):
 
 
 def masked(crc: int) -> int:
-    """A CRC as LevelDB stores it: rotated by 15 bits, plus a constant."""
+    """The form in which LevelDB stores a CRC: rotated by 15 bits, plus a constant."""
     return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
 
 
@@ -70,7 +70,7 @@ def open_bundle(index: Path) -> dict[str, BundleTensor]:
 
 
 def _tensor(index: Path, key: bytes, value: bytes, shards: int) -> BundleTensor:
-    """Where a tensor stands, from its BundleEntryProto."""
+    """Find a tensor by its BundleEntryProto."""
     name = key.decode(errors="replace")
     try:
         entry = _message(value)
@@ -95,7 +95,7 @@ def _tensor(index: Path, key: bytes, value: bytes, shards: int) -> BundleTensor:
 
 
 def _table(table: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of all blocks."""
+    """The keys and values of all blocks."""
     footer = table[-_FOOTER:]
     if len(footer) < _FOOTER or int.from_bytes(footer[-8:], "little") != MAGIC:
         raise CheckpointError(f"{path} does not end as an index of TensorFlow's does: it is damaged or something else")
@@ -111,7 +111,7 @@ def _table(table: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(table: bytes, begin: int, size: int, path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of one block, of which each key leaves out what it shares with the one before."""
+    """The keys and values of one block, in which a key omits the prefix that it shares with the one before."""
     block = table[begin : begin + size + _TRAILER]
     if len(block) != size + _TRAILER:
         raise CheckpointError(f"{path} is damaged: a block would end after the file does")
@@ -133,7 +133,7 @@ def _block(table: bytes, begin: int, size: int, path: Path) -> Iterator[tuple[by
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where the next one begins."""
+    """Read a number in groups of seven bits, the lowest first. Returns it and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -147,7 +147,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _message(data: bytes) -> Message:
-    """The fields of a protocol buffer."""
+    """Parse a protocol buffer."""
     fields: Message = {}
     position = 0
     while position < len(data):
@@ -171,7 +171,7 @@ def _message(data: bytes) -> Message:
 
 
 def _number(message: Message, field: int) -> int:
-    """The last number of a field; 0 where there is none, as protocol buffers have it."""
+    """The last number of a field; 0 where there is none, as is the rule for protocol buffers."""
     value = message.get(field, [0])[-1]
     if not isinstance(value, int):
         raise ValueError(f"field {field} is no number")

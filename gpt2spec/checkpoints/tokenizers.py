@@ -1,4 +1,4 @@
-"""Which tokenizer a checkpoint has, and what a copy of it is told."""
+"""This module finds the tokenizer of a checkpoint, and makes the record of it for a copy."""
 
 import hashlib
 from dataclasses import replace
@@ -21,13 +21,13 @@ from gpt2spec.tokenizer import (
 from gpt2spec.tokenizer.saved import READABLE, added_beside
 
 PADDED_VOCAB_SIZE = 50304
-"""GPT-2's vocabulary up to a multiple of 64, as nanoGPT trains it from scratch."""
+"""GPT-2's vocabulary padded to a multiple of 64, as nanoGPT has it when it trains from scratch."""
 OTHER = "other"
-"""How the ids begin of tokenizers that are not of GPT-2's kind."""
+"""The beginning of the ids of tokenizers that are not of GPT-2's kind."""
 
 
 class TokenizerRecord(NamedTuple):
-    """What a file is told of a model's tokenizer: its `id`, and itself or else why nobody has it."""
+    """A model's tokenizer as it is recorded in a file: its `id`, and the tokenizer or the reason why it is absent."""
 
     id: str
     tokenizer: Tokenizer | None
@@ -35,15 +35,15 @@ class TokenizerRecord(NamedTuple):
 
 
 def tokenizer_of(reader: CheckpointReader, named: str | None = None) -> Tokenizer:
-    """The tokenizer a checkpoint records, or else the one that was `named`, or else the one of its vocabulary's size.
+    """The tokenizer that a checkpoint records, or else the one `named`, or else the one with its vocabulary's size.
 
     Args:
         reader: from `open_checkpoint`.
-        named: name or folder of the tokenizer (see `find_tokenizer`), for a checkpoint that does not say it.
+        named: the name or folder of the tokenizer (see `find_tokenizer`), for a checkpoint that does not record it.
 
     Raises:
-        ConfigError: for a tokenizer that is not there, is damaged, or is of another kind than GPT-2's.
-        CheckpointError: where nothing says which it is, another was recorded, or it has more entries than the model.
+        ConfigError: for a tokenizer that is missing, damaged, or of another kind than GPT-2's.
+        CheckpointError: where it is not known, another one was recorded, or it has more entries than the model.
     """
     another_kind = reader.tokenizer is not None and reader.tokenizer.startswith(OTHER)
     if named is not None and not another_kind:
@@ -69,7 +69,7 @@ def tokenizer_of(reader: CheckpointReader, named: str | None = None) -> Tokenize
 
 
 def tokenizer_of_size(reader: CheckpointReader) -> Tokenizer | None:
-    """The tokenizer that comes with gpt2spec and has the model's vocabulary, unless its ids are said to be others."""
+    """The tokenizer of gpt2spec with the model's number of entries, unless the checkpoint says that it is unknown."""
     if reader.tokenizer == UNKNOWN:
         return None
     if reader.config.vocab_size == BYTE_VOCAB_SIZE:
@@ -78,15 +78,15 @@ def tokenizer_of_size(reader: CheckpointReader) -> Tokenizer | None:
 
 
 def with_tokenizer(reader: CheckpointReader, named: str) -> CheckpointReader:
-    """The checkpoint as if it held the tokenizer `named`; raises as `tokenizer_of` does."""
+    """The checkpoint as if it held the tokenizer `named`. Errors are those of `tokenizer_of`."""
     tokenizer = tokenizer_of(reader, named)
     return replace(reader, tokenizer=tokenizer.id, merges=tokenizer.merges.decode("utf-8"))
 
 
 def record_of(reader: CheckpointReader) -> TokenizerRecord | None:
-    """What a copy of a checkpoint is told: None where it does not say its tokenizer.
+    """The tokenizer's record for a copy of a checkpoint, or None where the checkpoint does not record it.
 
-    Only the `id` where nobody has the tokenizer, or where it is not of GPT-2's kind. Where it is damaged, a
+    The record has only the `id` where the tokenizer is absent or not of GPT-2's kind. A damaged tokenizer is a
     `ConfigError`.
     """
     if reader.tokenizer is None:
@@ -103,10 +103,10 @@ def record_of(reader: CheckpointReader) -> TokenizerRecord | None:
 
 
 def tokenizer_in(folder: Path) -> str | None:
-    """The `id` of the tokenizer whose files are in a Hugging Face folder; None where there are none.
+    """The `id` of the tokenizer in a Hugging Face folder; None where there is none.
 
-    Weights can be read whatever the tokenizer is. One of another kind than GPT-2's, or a damaged one, gets an id that
-    no tokenizer has, so that it is taken for no other; `tokenizer_of` says what is wrong with it.
+    Weights can be read whatever the tokenizer is. If it is damaged or not of GPT-2's kind, the id is one that no
+    tokenizer has, so that it is not mistaken for another; `tokenizer_of` says what is wrong with it.
     """
     try:
         if holds_tokenizer(folder):
@@ -119,9 +119,9 @@ def tokenizer_in(folder: Path) -> str | None:
 
 
 def _recorded(reader: CheckpointReader) -> Tokenizer | None:
-    """The tokenizer a checkpoint records; a `ConfigError` says why it cannot be had."""
+    """The tokenizer that a checkpoint records; a `ConfigError` says why it cannot be used."""
     if reader.tokenizer is None or reader.tokenizer == UNKNOWN:
         return None
     if reader.tokenizer.startswith(OTHER) and reader.path.is_dir():
-        read_tokenizer(reader.path)  # which says what kind it is of
+        read_tokenizer(reader.path)  # raises, saying what is wrong
     return recorded_tokenizer(reader.tokenizer, reader.path, reader.merges)

@@ -1,7 +1,7 @@
-"""The files of `torch.save`: read by PyTorch with `weights_only=True`, written tensor by tensor.
+"""This module reads files of `torch.save` with PyTorch and `weights_only=True`, and writes them tensor by tensor.
 
-Such a file is a pickle, and reading a pickle can run any program. `weights_only=True` builds nothing but tensors
-and plain containers; there is no option here to do without. Of this package only this module imports torch.
+Such a file is a pickle, and reading a pickle can run any program. `weights_only=True` builds nothing but tensors and
+plain containers; no option here turns it off. This is the only module of the package that imports torch.
 """
 
 import io
@@ -21,9 +21,9 @@ from gpt2spec.checkpoints.stored import encoded, read_errors
 from gpt2spec.errors import BackendError, CheckpointError
 
 KEPT_MAPPED = 16 * 2**20
-"""Bytes that may be read through one memory map; it is then made anew, which gives its pages back."""
+"""After so many bytes have been read through a memory map, it is made anew, which frees its pages."""
 ZIP = b"PK\x03\x04"
-"""How the files of `torch.save` begin since PyTorch 1.6."""
+"""The first bytes of files of `torch.save` since PyTorch 1.6."""
 _ALIGNMENT = 64
 _PROTOCOL = 2  # the pickle protocol of torch.save, and the only one that weights_only reads
 _ZIP_HEADER, _ZIP64_EXTRA, _EXTRA_HEADER = 30, 20, 4  # bytes
@@ -39,13 +39,13 @@ def torch_module() -> ModuleType:
 
 
 class TorchFile:
-    """The contents of a file, its tensors mapped and not read."""
+    """The contents of a file, whose tensors are mapped and not read."""
 
     def __init__(self, path: Path) -> None:
-        """Load `path`, a zip archive whose checksums are verified, or a file from before PyTorch 1.6, read whole."""
+        """Load `path`: a zip archive, whose checksums are verified, or an older file, which is read whole."""
         self.path = path
         with read_errors(path), path.open("rb") as file:
-            self.is_zip = file.read(len(ZIP)) == ZIP  # by which PyTorch knows it as well
+            self.is_zip = file.read(len(ZIP)) == ZIP  # PyTorch decides by this, too
         if self.is_zip:
             check_archive(path)
         self.contents = self._load()
@@ -63,7 +63,7 @@ class TorchFile:
         return Entry(name, tuple(tensor.shape), dtype, lambda: self.read(keys), transposed)
 
     def read(self, keys: tuple[str, ...]) -> np.ndarray:
-        """The values of a tensor: float64 as such, anything narrower as float32."""
+        """Read the values of a tensor; float64 stays, narrower dtypes become float32."""
         torch = torch_module()
         tensor = self._at(keys)
         self._read += tensor.numel() * tensor.element_size()
@@ -84,7 +84,7 @@ class TorchFile:
         torch = torch_module()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what it thinks of old pickles concerns no reader of them
+                warnings.simplefilter("ignore")  # its warnings about old pickles are of no use to our users
                 return torch.load(self.path, map_location="cpu", mmap=self.is_zip or None, weights_only=True)
         except pickle.UnpicklingError as error:
             reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(". ")[0]
@@ -98,7 +98,7 @@ class TorchFile:
 
 
 def check_archive(path: Path) -> None:
-    """Raise unless every member of a zip archive is stored as it is, to be mapped, and has its checksum."""
+    """Raise unless every member of a zip archive is uncompressed, so that it can be mapped, and has its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
@@ -112,16 +112,16 @@ def check_archive(path: Path) -> None:
 
 
 class Placeholder(NamedTuple):
-    """A tensor in the pickle whose values follow in the archive, in the member `data/KEY`."""
+    """A tensor in the pickle; its values follow in the archive, in the member `data/KEY`."""
 
     key: str
     shape: tuple[int, ...]
 
 
 def write_torch(file: BinaryIO, contents: Any, tensors: Iterable[tuple[str, np.ndarray]], dtype: str) -> None:
-    """Write what `torch.load` reads as `contents`, with a tensor for every `Placeholder`.
+    """Write a file that `torch.load` reads as `contents`, with a tensor for every `Placeholder`.
 
-    `tensors` are the values by key, each once. Two placeholders of one key become tensors that share them.
+    `tensors` are the values of each key. Placeholders with the same key become tensors that share their values.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "data.pkl", _pickled(contents, dtype))
@@ -143,11 +143,11 @@ def _pickled(contents: Any, dtype: str) -> bytes:
         """Writes placeholders as torch.save writes tensors."""
 
         def persistent_id(self, value: Any) -> Any:
-            """What stands for the values, as torch.save names them."""
+            """The reference to the values, as torch.save writes it."""
             return ("storage", kind, value.key, "cpu", value.numbers) if isinstance(value, Values) else None
 
         def reducer_override(self, value: Any) -> Any:
-            """A placeholder as a call that makes a tensor: values, offset, shape, strides, gradient, hooks."""
+            """The call that makes a tensor from a placeholder: values, offset, shape, strides, gradient, hooks."""
             if not isinstance(value, Placeholder):
                 return NotImplemented
             strides = tuple(int(np.prod(value.shape[i + 1 :], dtype=np.int64)) for i in range(len(value.shape)))

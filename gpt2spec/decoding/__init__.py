@@ -1,1 +1,1 @@
-"""From logits to text: filters, sampling, and the loop that extends prompts token by token."""
+"""This package turns logits into text: filters, sampling, and the loop that extends prompts token by token."""

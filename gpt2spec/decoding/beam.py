@@ -1,7 +1,8 @@
-"""Beam search: the likeliest sequences rather than the likeliest next tokens.
+"""Beam search looks for the likeliest sequences rather than the likeliest next tokens.
 
-Scores are sums of log-probabilities in float64, divided by a power of the number of new tokens where that is asked
-for. Among equal scores the better beam comes first, then the lowest id.
+A score is a sum of log-probabilities in float64, divided by a power of the number of new tokens (see
+`GenerateOptions.length_penalty`). Among equal scores, the continuation of the better beam comes first, then the lowest
+id.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gpt2spec.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Beam:
-    """Some new tokens, the log-probability of each, and their sum."""
+    """A sequence of new tokens, the log-probability of each, and their sum."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -38,9 +39,9 @@ class Search:
     """The search for one prompt.
 
     Attributes:
-        live: beams that still grow, the best first.
-        finished: beams that have ended with their scores, the best first; at most `options.beams`.
-        done: nothing better can come.
+        live: the beams that still grow, the best first.
+        finished: the beams that have ended, with their scores, the best first; at most `options.beams`.
+        done: whether no better beam can come.
     """
 
     prompt: int
@@ -51,12 +52,12 @@ class Search:
     done: bool = False
 
     def advance(self, logprobs: np.ndarray, step: int) -> list[int]:
-        """Take the best continuations of the live beams, by log-probabilities [live, V] of token number `step`.
+        """Replace the live beams by their best continuations, given log-probabilities [live, V] of token `step`.
 
-        The places of the new beams' parents among the old ones are returned.
+        Returns the index of each new beam's parent among the old beams.
         """
         totals = np.array([[beam.total] for beam in self.live]) + logprobs
-        # So many are enough for `beams` that do not end, even if every beam may end with any stop token.
+        # Even if every beam ended with every stop token, so many candidates leave `beams` that do not end.
         candidates = likeliest(totals.ravel(), self.options.beams * (2 + len(self.options.stop_tokens)))
         live, parents = [], []
         for rank, (parent, token) in enumerate(divmod(int(i), logprobs.shape[1]) for i in candidates):
@@ -72,7 +73,7 @@ class Search:
         return parents[: self.options.beams]
 
     def results(self) -> list[Generation]:
-        """The best beams, as many as there are samples to be."""
+        """The best beams, as many as samples were asked for."""
         return [self._generation(i, *found) for i, found in enumerate(self.finished[: self.options.samples])]
 
     def _longer(self, beam: Beam, token: int, logprob: float, step: int) -> Beam:
@@ -83,7 +84,7 @@ class Search:
         return Beam(tokens, (*beam.logprobs, logprob), beam.total + logprob, reason)
 
     def _read(self, tokens: Sequence[int]) -> tuple[NewText, str]:
-        """The text of some tokens as far as it is final, and what knows the rest of it."""
+        """The text of tokens as far as it is final, with the decoder that holds the rest."""
         new = NewText(self.tokenizer, self.options.stop)
         return new, "".join([new.feed(token) for token in tokens])
 
@@ -91,7 +92,7 @@ class Search:
         return total / length**self.options.length_penalty
 
     def _decided(self, step: int) -> bool:
-        """Whether no live beam can come before the finished ones any more."""
+        """Whether no live beam can still be better than the finished ones."""
         if len(self.finished) < self.options.beams:
             return False
         if self.options.early_stopping:
@@ -120,14 +121,14 @@ def search(
     options: GenerateOptions,
     tokenizer: Tokenizer | None,
 ) -> Iterator[list[Generation]]:
-    """The results for each numbered prompt, as soon as its search and those before it are done.
+    """Yield the results for each numbered prompt as soon as its search and those before it are done.
 
-    Prompts are read once; their beams share what was read, and are put in order on the device at every token.
+    Prompts are read once; their beams begin with copies of the cache, and are reordered on the device at every token.
     """
     searches = [Search(number, options, tokenizer) for number, _ in prompts]
     capacity = max(len(prompt) for _, prompt in prompts) + options.max_new_tokens
     rows = Rows(backend, config, params, [prompt for _, prompt in prompts], capacity)
-    told = 0
+    yielded = 0
     for step in range(options.max_new_tokens):
         logprobs = log_probabilities(backend.to_numpy(rows.logits))
         if np.isnan(logprobs).any():
@@ -143,10 +144,10 @@ def search(
                     parents += [first + parent for parent in chosen]
                     tokens += [beam.tokens[-1] for beam in found.live]
             first += count
-        while told < len(searches) and searches[told].done:
-            yield searches[told].results()
-            told += 1
-        if told == len(searches):
+        while yielded < len(searches) and searches[yielded].done:
+            yield searches[yielded].results()
+            yielded += 1
+        if yielded == len(searches):
             return
         rows.select(parents)
         rows.append(backend.put(np.array(tokens, np.int32)))

@@ -1,7 +1,7 @@
-"""Rows of tokens that grow, with the keys and values of what was read of them.
+"""This module holds rows of tokens that grow, with the keys and values of the tokens that were read.
 
-Prompts are read in one pass, padded on the right: what stands in a row's padding is later than anything that row
-looks at, and is overwritten when the row gets there. So rows of different lengths do not affect each other.
+Prompts are read in one pass, padded on the right. Padding comes after all positions that a row attends to, and it is
+overwritten when the row grows. So rows of different lengths do not affect each other.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from gpt2spec.model import Past, cached_forward, empty_cache
 from gpt2spec.ops import Tensor
 
 BUCKET = 64
-"""Attention looks at a multiple of this many cache slots, so that compilers see few shapes."""
+"""Attention reads a multiple of so many positions of the cache, so that compilers see few shapes."""
 
 
 class Rows:
-    """Some rows of tokens, read by a model on a device.
+    """Rows of tokens that a model has read on a device.
 
     Attributes:
         lengths: how many tokens of each row were read, int32 [B].
-        logits: of the token that comes next in each row, [B, V], on the device.
+        logits: the logits of the next token in each row, [B, V], on the device.
     """
 
     def __init__(
         self, backend: Backend, config: GPT2Config, params: Any, rows: Sequence[Sequence[int]], capacity: int
     ) -> None:
-        """Read `rows` in one pass. `params` are the backend's `decoding_params`; `capacity` is the longest row to be.
+        """Read `rows` in one pass. `params` are the backend's `decoding_params`.
 
-        No row may be empty, and none longer than the capacity, nor that longer than `config.n_ctx`.
+        Rows may grow to `capacity` tokens, which is at most `config.n_ctx`. No row may be empty.
         """
         self.backend, self.config, self.params = backend, config, params
         self.lengths = np.array([len(row) for row in rows], np.int32)
@@ -55,7 +55,7 @@ class Rows:
         self.lengths = self.lengths + 1
 
     def select(self, indices: Sequence[int] | np.ndarray) -> None:
-        """Row i becomes what row `indices[i]` was; there may be more or fewer rows than before."""
+        """Replace row i by the former row `indices[i]`; there may be more or fewer rows than before."""
         index = np.asarray(indices, np.int32)
         if np.array_equal(index, np.arange(len(self.lengths))):
             return
@@ -68,13 +68,13 @@ def _buckets(length: int) -> int:
 
 
 def _width(length: int) -> int:
-    """Of a pass over prompts: as for attention, but short ones, which are many, are not padded to a whole bucket."""
+    """The padded width of a pass over prompts: whole buckets, or a power of two for short prompts, which are common."""
     return max(8, 1 << (length - 1).bit_length()) if length <= BUCKET else _buckets(length)
 
 
 @lru_cache(maxsize=64)
 def _reader(backend: Backend, config: GPT2Config, width: int) -> Callable[..., Any]:
-    """A pass over new rows: (cache, params, tokens [B, width], last) -> the cache, and logits [B, V] after `last`."""
+    """A compiled pass over new rows: (cache, params, tokens [B, width], last) -> cache, logits [B, V] after `last`."""
 
     def read(cache: Any, params: Any, tokens: Any, last: Any) -> tuple[Any, Any]:
         return cached_forward(backend.ops, config, params, Past(cache, None, width), tokens, last)
@@ -84,7 +84,7 @@ def _reader(backend: Backend, config: GPT2Config, width: int) -> Callable[..., A
 
 @lru_cache(maxsize=64)
 def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[..., Any]:
-    """One token more: (cache, params, tokens [B], start) -> the cache and the logits [B, V]."""
+    """A compiled pass over one more token: (cache, params, tokens [B], start) -> cache, logits [B, V]."""
 
     def append(cache: Any, params: Any, tokens: Any, start: Any) -> tuple[Any, Any]:
         tokens = backend.ops.reshape(tokens, (-1, 1))

@@ -1,4 +1,4 @@
-"""Choosing the next token of every row: on the host, or on the device for as long as nobody asks."""
+"""This module chooses the next token of every row, on the host or, while nobody needs it there, on the device."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gpt2spec.errors import InputError
 from gpt2spec.ops import Tensor
 
 AHEAD = 32
-"""Tokens that are chosen on the device before the host looks at them, where nobody waits for each."""
+"""So many tokens are chosen on the device before they are copied to the host, unless each is needed at once."""
 NOT_FINITE = "the model's logits are not finite: its weights are damaged, or training has diverged"
 
 
 class Chooser(Protocol):
-    """Chooses the tokens of some texts.
+    """Chooses the next tokens of several texts.
 
     Attributes:
-        ahead: so many tokens are chosen before the host looks at them.
+        ahead: how many tokens are chosen before `choices` is called.
     """
 
     ahead: int
@@ -35,7 +35,7 @@ class Chooser(Protocol):
         """The token number `step` of every text."""
 
     def choices(self, chosen: Sequence[Chosen]) -> list[list[Choice]]:
-        """What was chosen in some steps, for the host to look at: for each step a choice for every text."""
+        """The choices of several steps, on the host: for each step, one for every text."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Chosen:
 
     Attributes:
         tokens: int32 [B], on the device.
-        told: what the host is to know of them, in the chooser's own form.
+        details: what `choices` needs to know about them, in the chooser's own form.
     """
 
     tokens: Tensor
-    told: Any
+    details: Any
 
 
 class OnHost:
-    """Chooses in float64, whatever the backend: equal logits give equal tokens."""
+    """Chooses in float64 whatever the backend, so that equal logits give equal tokens."""
 
     ahead = 1
 
@@ -67,8 +67,8 @@ class OnHost:
         return Chosen(tokens, chosen)
 
     def choices(self, chosen: Sequence[Chosen]) -> list[list[Choice]]:
-        """Known already."""
-        return [found.told for found in chosen]
+        """The choices, which are already on the host."""
+        return [found.details for found in chosen]
 
     def _choose(self, logits: np.ndarray, text: GrowingText, step: int) -> Choice:
         options, total = self._options, float(sampling.log_sum_exp(logits)[0])
@@ -82,7 +82,7 @@ class OnHost:
 
 
 class OnDevice:
-    """Chooses by the definitions in `TensorOps`, and hands the tokens on without a look at them."""
+    """Chooses on the device, by the definitions in `on_device`, without copying the tokens to the host."""
 
     def __init__(self, backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, ahead: int) -> None:
         self.ahead = ahead
@@ -98,15 +98,18 @@ class OnDevice:
         if self._seen is None:
             self._seen = self._backend.put(self._marks(rows.config.vocab_size))
         uniform = self._backend.put(self._draws[step])
-        self._seen, (tokens, told) = self._choose(self._seen, rows.logits, uniform)
-        return Chosen(tokens, told)
+        self._seen, (tokens, details) = self._choose(self._seen, rows.logits, uniform)
+        return Chosen(tokens, details)
 
     def choices(self, chosen: Sequence[Chosen]) -> list[list[Choice]]:
-        """One copy from the device for all steps, always of `ahead`: one program, whatever is left to choose."""
-        steps = [found.told for found in chosen]
+        """Copy the choices of all steps from the device at once.
+
+        The copy always has `ahead` steps, so that one compiled program serves any number of them.
+        """
+        steps = [found.details for found in chosen]
         steps += steps[-1:] * (self.ahead - len(steps))
-        told = self._backend.to_numpy(self._backend.ops.concat(steps, 0))[: 2 * len(chosen)]  # [2 steps, B]
-        tokens, logprobs = told[::2].astype(np.int32), told[1::2]
+        copied = self._backend.to_numpy(self._backend.ops.concat(steps, 0))[: 2 * len(chosen)]  # [2 steps, B]
+        tokens, logprobs = copied[::2].astype(np.int32), copied[1::2]
         if not np.isfinite(logprobs).all():
             raise InputError(NOT_FINITE)
         return [
@@ -115,7 +118,7 @@ class OnDevice:
         ]
 
     def _marks(self, n_vocab: int) -> np.ndarray:
-        """1 for every token that stands in a text already, [B, V]; nothing where there is no penalty."""
+        """1 for every token that is already in a text, otherwise 0: [B, V]; [B, 1] zeros where there is no penalty."""
         if self._penalty == 1.0:
             return np.zeros((len(self._texts), 1))
         marks = np.zeros((len(self._texts), n_vocab))
@@ -125,23 +128,23 @@ class OnDevice:
 
 
 def chooser(backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, streaming: bool) -> Chooser:
-    """The one that suits the backend and what is asked for: the host's, but for devices that run by themselves."""
+    """The chooser for a backend and options: `OnDevice` for asynchronous devices, otherwise `OnHost`."""
     if not backend.capabilities.asynchronous or options.alternatives:
         return OnHost(backend, texts, options)
     return OnDevice(backend, texts, options, 1 if streaming else AHEAD)
 
 
 def _of_a_choice(options: GenerateOptions) -> GenerateOptions:
-    """The options that choosing a token depends on, the others as they are by default: one program for all those."""
+    """The options that the choice of a token depends on; all others are defaults, which saves programs."""
     names = ("temperature", "top_k", "top_p", "top_p_rule", "min_p", "repetition_penalty")
     return GenerateOptions(**{name: getattr(options, name) for name in names})
 
 
 @lru_cache(maxsize=16)
 def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[..., Any]:
-    """(seen, logits [B, V], uniform [B]) -> seen with the new tokens, and the tokens [B] and what is told of them.
+    """(seen, logits [B, V], uniform [B]) -> seen with the new tokens, (tokens [B], details [2, B]).
 
-    That is [2, B]: the tokens, which float32 holds up to 2^24, and their log-probabilities.
+    The details are the tokens, which float32 holds exactly up to 2^24, and their log-probabilities.
     """
     ops = backend.ops
 
@@ -151,7 +154,7 @@ def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[...
         if options.repetition_penalty != 1.0:
             new = ops.reshape(ops.arange(logits.shape[-1]), (1, -1)) == ops.reshape(tokens, (-1, 1))
             seen = ops.where(new, 1.0, seen)
-        told = (ops.astype(tokens, ops.reduce_dtype), on_device.log_probability(ops, logits, tokens))
-        return seen, [tokens, ops.concat([ops.reshape(x, (1, -1)) for x in told], 0)]
+        details = (ops.astype(tokens, ops.reduce_dtype), on_device.log_probability(ops, logits, tokens))
+        return seen, [tokens, ops.concat([ops.reshape(x, (1, -1)) for x in details], 0)]
 
     return backend.jit_step(choose)

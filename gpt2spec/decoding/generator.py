@@ -1,4 +1,4 @@
-"""Texts from a model: what `gpt2spec.generate` and `gpt2spec.stream` do, with the weights on the device once."""
+"""This module generates texts, for `gpt2spec.generate` and `gpt2spec.stream`; a `Generator` keeps the weights."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gpt2spec.parameters import HostParams
 from gpt2spec.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
-"""Text, for which a tokenizer is needed, or token ids."""
+"""Token ids, or text, which needs a tokenizer."""
 
 
 class Generator:
     """A model that continues prompts.
 
-    Settings of its methods are the fields of `GenerateOptions`, or `options=` with one. All that can be wrong with
-    them or with prompts is told before anything runs, as a `ConfigError` or an `InputError`.
+    Its methods take `options`, or the fields of `GenerateOptions` as keyword arguments. Wrong options and prompts raise
+    `ConfigError` and `InputError` before anything is computed.
     """
 
     def __init__(
         self, backend: Backend, config: GPT2Config, params: Weights, tokenizer: Tokenizer | None = None
     ) -> None:
-        """Put `params` on the device, unless they are there. Text needs the `tokenizer`."""
+        """Put `params` on the device, unless they are there. Prompts that are text need the `tokenizer`."""
         self.backend, self.config, self.tokenizer = backend, config, tokenizer
         weights = on_device(backend, config, params)
         self._params = backend.decoding_params(weights)
@@ -40,10 +40,9 @@ class Generator:
     def generate(
         self, prompts: Sequence[Prompt], options: GenerateOptions | None = None, **settings: Any
     ) -> list[Generation]:
-        """The continuations of all prompts, the samples of each side by side.
+        """The continuations of all prompts, with the samples of each prompt side by side.
 
-        They do not depend on what else is in the list, nor on `batch_size`, but for rounding in products of
-        another shape.
+        Apart from rounding in products of other shapes, they do not depend on the other prompts or on `batch_size`.
         """
         options = options_from(options, settings)
         ids = check_prompts(self.config, prompts, options, self.tokenizer)
@@ -62,10 +61,10 @@ class Generator:
         promptly: bool = True,
         **settings: Any,
     ) -> Iterator[Piece]:
-        """The same, token by token as they are made; `collect` makes a `Generation` of the pieces of one text.
+        """Yield the continuations token by token; `collect` makes a `Generation` from the pieces of one text.
 
-        Where nobody waits for each token, `promptly=False` lets devices run ahead, which is faster. Not for beam
-        search, which knows its texts only at the end (`ConfigError`).
+        `promptly=False` lets devices run ahead, which is faster where nobody waits for each token. Beam search, which
+        knows its texts only at the end, is a `ConfigError`.
         """
         options = options_from(options, settings)
         _check_streamed(options)
@@ -75,20 +74,20 @@ class Generator:
     def search(
         self, prompts: Sequence[Prompt], options: GenerateOptions | None = None, **settings: Any
     ) -> Iterator[Generation]:
-        """The results of a beam search prompt by prompt, as soon as each is known."""
+        """Yield the results of a beam search for each prompt as soon as they are known."""
         options = options_from(options, settings)
         options.check_beams()
         return self._search(check_prompts(self.config, prompts, options, self.tokenizer), options)
 
     def collect(self, pieces: Sequence[Piece], options: GenerateOptions) -> Generation:
-        """The continuation that pieces of one text, in order, add up to."""
+        """The continuation that the pieces of one text, in order, make up."""
         return collect(pieces, self.tokenizer is not None, options.alternatives > 0)
 
     def _extend(self, prompts: list[list[int]], options: GenerateOptions, streaming: bool) -> Iterator[Piece]:
         seen: dict[tuple[int, ...], int] = {}
         places = []
         for i, ids in enumerate(prompts):
-            earlier = seen.get(tuple(ids), 0)  # an equal prompt goes on where the samples of the one before ended
+            earlier = seen.get(tuple(ids), 0)  # an equal prompt has the next samples
             seen[tuple(ids)] = earlier + options.samples
             places += [(i, sample, ids, earlier + sample) for sample in range(options.samples)]
         for first in range(0, len(places), options.batch_size):
@@ -97,9 +96,9 @@ class Generator:
             yield from extend(self.backend, self.config, self._params, texts, options, streaming)
 
     def _search(self, prompts: list[list[int]], options: GenerateOptions) -> Iterator[Generation]:
-        together = max(1, options.batch_size // options.beams)
-        for first in range(0, len(prompts), together):
-            batch = [(first + i, ids) for i, ids in enumerate(prompts[first : first + together])]
+        at_once = max(1, options.batch_size // options.beams)
+        for first in range(0, len(prompts), at_once):
+            batch = [(first + i, ids) for i, ids in enumerate(prompts[first : first + at_once])]
             for results in search(self.backend, self.config, self._params, batch, options, self.tokenizer):
                 yield from results
 
@@ -114,10 +113,10 @@ def generate(
     tokenizer: Tokenizer | None = None,
     **settings: Any,
 ) -> list[Generation]:
-    """Continue prompts, each token ids or, with a tokenizer, text: see `GenerateOptions` for the settings.
+    """Continue prompts, which are token ids or, with a tokenizer, text. Settings are those of `GenerateOptions`.
 
-    Returns the continuations of all prompts, the samples of each side by side. Raises `InputError` or `ConfigError`
-    before anything runs. To generate more than once with the same weights, keep a `Generator`.
+    Returns the continuations of all prompts, with the samples of each prompt side by side. Raises `InputError` or
+    `ConfigError` before anything is computed. To generate repeatedly with the same weights, keep a `Generator`.
     """
     options = options_from(options, settings)
     ids = check_prompts(config, prompts, options, tokenizer)  # before the weights go to the device
@@ -134,7 +133,7 @@ def stream(
     tokenizer: Tokenizer | None = None,
     **settings: Any,
 ) -> Iterator[Piece]:
-    """`generate` token by token: an iterator over the pieces of all texts as they are made."""
+    """Do the same as `generate`, but yield the pieces of all texts as they are made."""
     options = options_from(options, settings)
     _check_streamed(options)
     ids = check_prompts(config, prompts, options, tokenizer)
@@ -153,10 +152,10 @@ def check_prompts(
     tokenizer: Tokenizer | None = None,
     names: Sequence[str] | None = None,
 ) -> list[list[int]]:
-    """Token ids of every prompt, within the vocabulary and, with what is to be added, within the context.
+    """The token ids of every prompt, checked to be in the vocabulary and to fit the context with the new tokens.
 
-    Empty prompts are `<|endoftext|>` where there is a tokenizer, and errors otherwise. `names` are what errors
-    call the prompts, "prompt 0" and so on by default.
+    Empty prompts become `<|endoftext|>` where there is a tokenizer, and are errors otherwise. Errors call the prompts
+    by `names`, which are "prompt 0" and so on by default.
     """
     if options.stop and tokenizer is None:
         raise ConfigError("stop strings need a tokenizer; give stop_tokens, or a tokenizer")

@@ -1,4 +1,4 @@
-"""The loop that extends texts token by token."""
+"""This module has the loop that extends texts token by token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def extend(
     options: GenerateOptions,
     streaming: bool,
 ) -> Iterator[Piece]:
-    """Pieces of all texts as they come, until all are finished. `params` are the backend's `decoding_params`."""
+    """Yield pieces of all texts until all are finished. `params` are the backend's `decoding_params`."""
     rows = read(backend, config, params, texts, options)
     choose = chooser(backend, texts, options, streaming)
     step = 0
@@ -57,7 +57,7 @@ def extend(
 def read(
     backend: Backend, config: GPT2Config, params: Any, texts: Sequence[GrowingText], options: GenerateOptions
 ) -> Rows:
-    """The texts in the model, or what of them fits the context; equal ones are read once."""
+    """Read the texts, or their ends where they pass the context. Equal texts are read once."""
     windows = [tuple(text.window(config.n_ctx)) for text in texts]
     different = list(dict.fromkeys(windows))
     capacity = min(config.n_ctx, max(map(len, windows)) + options.max_new_tokens)

@@ -1,7 +1,7 @@
-"""`gpt2spec.decoding.sampling` in `TensorOps`, for whole batches: a step of decoding that never leaves the device.
+"""This module does in `TensorOps` what `sampling` does on the host, so that a decoding step never leaves the device.
 
-In the dtype of the logits, float32 as a rule. So where a running sum is within rounding of top-p or of the uniform
-number, the host, which computes in float64, may decide otherwise.
+It computes in the dtype of the logits, usually float32. Where a running sum is within rounding of top-p or of the
+uniform number, the host, which computes in float64, may therefore choose another token.
 """
 
 import math
@@ -10,18 +10,18 @@ from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.ops import Tensor, TensorOps
 
 COLDEST = 1e-30
-"""In float32, a temperature much below this would be 0; at this one all but the likeliest tokens are gone already."""
+"""A much lower temperature would be 0 in float32; at this one, all but the likeliest tokens already vanish."""
 
 
 def choose(ops: TensorOps, logits: Tensor, uniform: Tensor, options: GenerateOptions) -> Tensor:
-    """The next tokens from logits [B, V] and one uniform number a row [B]: int32 [B]."""
+    """The next tokens, int32 [B], from logits [B, V] and one uniform number for each row [B]."""
     if options.greedy:
         return ops.argmax(logits, -1)
     return inverse_cdf(ops, filtered_probabilities(ops, logits, options), uniform)
 
 
 def penalised(ops: TensorOps, logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits [B, V] with those that `seen` [B, V] marks as in the text made less likely."""
+    """Logits [B, V] in which the tokens that `seen` [B, V] marks are made less likely."""
     if penalty == 1.0:
         return logits
     return ops.where(seen, ops.where(logits > 0.0, logits / penalty, logits * penalty), logits)
@@ -52,18 +52,18 @@ def filtered_probabilities(ops: TensorOps, logits: Tensor, options: GenerateOpti
 
 
 def inverse_cdf(ops: TensorOps, probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The lowest ids at which running sums of probabilities [B, V] exceed `uniform` [B] times their total: [B].
+    """The lowest ids [B] at which the running sum of probabilities [B, V] exceeds `uniform` [B] times the total.
 
-    A number below 1 in float32 times a total is less than the total, so there always is one. Devices that add up in
-    another order may have sums grow, by rounding, where a probability is 0: such tokens have none.
+    There always is one, because in float32 a number below 1 times the total is less than the total. Devices that add
+    in another order may, by rounding, increase the sum where a probability is 0; such tokens are never chosen.
     """
     running = ops.where(probabilities > 0.0, ops.cumulative_sum(probabilities, -1), 0.0)
     total = ops.max(running, -1, keepdims=True)
     passed = running > ops.reshape(uniform, (-1, 1)) * total
     found = ops.where(passed, ops.full(passed.shape, 1.0, ops.reduce_dtype), 0.0)
-    return ops.argmax(found, -1)  # the lowest of equals
+    return ops.argmax(found, -1)  # the lowest id among equals
 
 
 def log_probability(ops: TensorOps, logits: Tensor, tokens: Tensor) -> Tensor:
-    """What the model itself gives to tokens [B], from logits [B, V]: log softmax, [B]."""
+    """log softmax(logits)[tokens]: the model's own log-probabilities [B] of tokens [B], from logits [B, V]."""
     return 0.0 - ops.cross_entropy(logits, tokens)

@@ -1,4 +1,4 @@
-"""What can be asked of decoding, checked before anything runs."""
+"""The options of decoding, which are checked before anything is computed."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,33 +13,33 @@ from gpt2spec.errors import ConfigError, nearest
 class GenerateOptions:
     """How prompts are continued. Impossible values are a `ConfigError`.
 
-    Logits pass the repetition penalty, then temperature, top-k, top-p and min-p in this order; one uniform number
-    picks a token from what is left. With `beams` the likeliest sequences are searched for instead.
+    The repetition penalty, temperature, top-k, top-p and min-p are applied in this order; one uniform number then
+    chooses among the tokens that are left. With `beams`, the likeliest sequences are searched for instead.
 
     Attributes:
         max_new_tokens: the most tokens to add.
         temperature: logits are divided by it; 0 is greedy.
-        top_k: keep the k likeliest tokens; None keeps all. Of equal tokens the lowest ids come first.
+        top_k: keep the k likeliest tokens; None keeps all. Among equal tokens, the lowest ids come first.
         top_p: keep the smallest set of likeliest tokens whose probability is at least p, so that the token that
             crosses p stays (Holtzman et al. 2020); None keeps all.
         top_p_rule: "reach" as above, or "openai": tokens up to a running probability of at most p, and always one,
-            as `sample.py` of github.com/openai/gpt-2 has it.
+            as in `sample.py` of github.com/openai/gpt-2.
         min_p: keep tokens at least this share as likely as the likeliest (Nguyen et al. 2024); None keeps all.
-        repetition_penalty: positive logits of tokens that stand in the text already are divided by it, negative
-            ones multiplied (Keskar et al. 2019); 1 is none.
-        beams: sequences that beam search follows at a time; 1 is no beam search.
-        length_penalty: a beam's score is its sum of log-probabilities over its number of new tokens to this
-            power: 0 is the plain sum, 1 the mean.
-        early_stopping: end a beam search as soon as it has `beams` finished sequences; otherwise only when none
-            that still grows could beat them.
-        samples: continuations of each prompt; of a beam search, the best ones.
-        seed: another seed, another sample.
+        repetition_penalty: the logits of tokens that are already in the text are divided by it if they are positive,
+            and multiplied by it if they are negative (Keskar et al. 2019); 1 means no penalty.
+        beams: how many sequences beam search follows at a time; 1 means no beam search.
+        length_penalty: a beam's score is its sum of log-probabilities divided by its number of new tokens to this
+            power: 0 gives the plain sum, 1 the mean.
+        early_stopping: end a beam search as soon as it has `beams` finished sequences, and not only when no
+            unfinished one could be better.
+        samples: the number of continuations of each prompt; a beam search returns its best ones.
+        seed: different seeds give different samples.
         stop_tokens: ids that end a text; they are not part of it.
-        stop: strings that end a text; it is cut before the first of them.
+        stop: strings that end a text, which then ends before the first of them.
         overflow: what to do about texts that would pass the model's context: "error" refuses them before anything
-            runs, "slide" goes on from the last half of the context whenever it is full.
+            is computed; "slide" continues from the last half of the context whenever it is full.
         alternatives: how many of the likeliest tokens to report at each step.
-        batch_size: the most rows that are computed together.
+        batch_size: the most rows that are computed at once.
     """
 
     max_new_tokens: int = 64
@@ -61,7 +61,7 @@ class GenerateOptions:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        for name, what in _SEQUENCES.items():  # tuples: hashable, and never to be changed from outside
+        for name, what in _SEQUENCES.items():  # tuples can be hashed, and callers cannot change them
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name), what))
         for name, least in _WHOLE.items():
             _check_whole(name, getattr(self, name), least)
@@ -85,7 +85,7 @@ class GenerateOptions:
             self.check_beams()
 
     def check_beams(self) -> None:
-        """Raise `ConfigError` for what beam search does not do."""
+        """Raise `ConfigError` for options that beam search does not have."""
         if self.samples > self.beams:
             raise ConfigError(f"{self.samples} samples of {self.beams} beams: there are only as many as beams")
         neutral = {field.name: field.default for field in fields(self)}
@@ -97,12 +97,12 @@ class GenerateOptions:
 
     @property
     def greedy(self) -> bool:
-        """The likeliest token is taken, whatever the random numbers say."""
+        """Whether the likeliest token is always chosen."""
         return self.temperature == 0.0 or self.top_k == 1
 
     @property
     def filters(self) -> bool:
-        """Some tokens may be dropped."""
+        """Whether any filter may drop tokens."""
         return self.top_k is not None or self.top_p is not None or self.min_p is not None
 
 
@@ -113,7 +113,7 @@ _NOT_WITH_BEAMS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty
 
 
 def options_from(options: GenerateOptions | None, settings: dict[str, Any]) -> GenerateOptions:
-    """`options`, or else those with the given fields; a field that there is not is a `ConfigError`."""
+    """`options`, or new ones with the fields in `settings`. An unknown field is a `ConfigError`."""
     if options is not None:
         if settings:
             raise ConfigError(f"either options or single settings ({', '.join(settings)}), not both")

@@ -1,7 +1,7 @@
-"""From logits to a token, on the host: the definition of every filter, and the inverse CDF of one uniform number.
+"""This module chooses a token from logits on the host: every filter, then the inverse CDF of one uniform number.
 
-All of it in float64, so that equal logits give equal tokens on every backend. Among equal logits the lowest id
-comes first. `gpt2spec.decoding.on_device` has the same in `TensorOps`.
+It computes in float64, so that equal logits give equal tokens on every backend. Among equal logits, the lowest id comes
+first. `gpt2spec.decoding.on_device` does the same on the device.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import numpy as np
 from gpt2spec.decoding.options import GenerateOptions
 
 LIKELY = 512
-"""Top-p sorts so many of the likeliest tokens, which are enough nearly always, before it sorts all."""
+"""Top-p first sorts so many of the likeliest tokens, which are nearly always enough, before it sorts all."""
 
 
 def choose(logits: np.ndarray, options: GenerateOptions, uniform: float) -> int:
@@ -22,7 +22,7 @@ def choose(logits: np.ndarray, options: GenerateOptions, uniform: float) -> int:
 
 
 def penalised(logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:
-    """Logits [V] with those of the ids in `seen` made less likely: over `penalty` above 0, times it below."""
+    """Logits [V] in which those of the ids in `seen` are divided by `penalty` if positive, multiplied if negative."""
     if penalty == 1.0:
         return logits
     logits = logits.astype(np.float64)
@@ -51,7 +51,7 @@ def filtered_probabilities(logits: np.ndarray, options: GenerateOptions) -> np.n
 
 
 def _kept(probabilities: np.ndarray, options: GenerateOptions) -> int:
-    """How many tokens top-p and then min-p keep, of probabilities in descending order."""
+    """How many tokens top-p and then min-p keep, given probabilities in descending order."""
     running = np.cumsum(probabilities)
     kept = probabilities.size
     if options.top_p is not None and options.top_p < 1.0:
@@ -63,7 +63,7 @@ def _kept(probabilities: np.ndarray, options: GenerateOptions) -> int:
 
 
 def likeliest(logits: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the `count` largest logits [V], the largest first, the lowest id first among equals."""
+    """The ids of the `count` largest logits [V], the largest first, and among equals the lowest id first."""
     if count >= logits.size:
         return np.argsort(-logits, kind="stable")
     smallest = np.partition(logits, -count)[-count]
@@ -80,14 +80,14 @@ def inverse_cdf(probabilities: np.ndarray, uniform: float) -> int:
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))) over the last axis, which stays as length 1: `exp` in its own dtype, the sum in float64."""
+    """log(sum(exp(logits))) over the last axis, which is kept; `exp` in the logits' dtype, the sum in float64."""
     peak = logits.max(-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # of logits that are not finite, NaN
+    with np.errstate(invalid="ignore"):  # logits that are not finite give NaN
         return peak + np.log(np.exp(logits - peak).sum(-1, keepdims=True, dtype=np.float64))
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """log softmax over the last axis, as float64: what the model itself says, before any penalty or filter."""
+    """log softmax over the last axis in float64: the model's own log-probabilities, before any penalty or filter."""
     with np.errstate(invalid="ignore"):
         return logits - log_sum_exp(logits)
 

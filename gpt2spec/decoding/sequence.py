@@ -1,4 +1,4 @@
-"""One text that grows token by token, and what is told of it."""
+"""A text that grows token by token, and its pieces and results."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gpt2spec.random import uniforms
 from gpt2spec.tokenizer import StreamDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length"]
-"""Why a text ended: at a stop token or stop string, or because it has all tokens that were asked for."""
+"""A text ended at a stop token or stop string, or because it reached `max_new_tokens`."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A token and how likely the model itself holds it, before any penalty, temperature or filter.
+    """A chosen token with its probability under the model itself, before any penalty, temperature or filter.
 
     Attributes:
-        token: its id.
-        logprob: natural logarithm of its probability.
-        alternatives: as many of the likeliest tokens as were asked for, with their log-probabilities.
+        token: the id of the token.
+        logprob: the natural logarithm of its probability.
+        alternatives: the likeliest tokens with their log-probabilities, as many as were asked for.
     """
 
     token: int
@@ -35,12 +35,12 @@ class Piece:
     """What one step added to one text.
 
     Attributes:
-        prompt: which prompt is continued, counted from 0.
-        sample: which of its continuations this is, counted from 0.
-        text: text that is final now, maybe none: characters whose bytes are incomplete and beginnings of stop
-            strings are held back. Without a tokenizer, always empty.
+        prompt: the number of the prompt, counted from 0.
+        sample: the number of its continuation, counted from 0.
+        text: text that is now final, possibly none: incomplete characters and beginnings of stop strings are held
+            back. It is always empty without a tokenizer.
         choice: the new token; None for a stop token.
-        finish_reason: in the last piece of a text, why it is the last.
+        finish_reason: why the text ended, in its last piece; otherwise None.
     """
 
     prompt: int
@@ -55,14 +55,14 @@ class Generation:
     """One continuation of a prompt.
 
     Attributes:
-        prompt: which prompt, counted from 0.
-        sample: which of its continuations, counted from 0.
+        prompt: the number of the prompt, counted from 0.
+        sample: the number of the continuation, counted from 0.
         tokens: the new tokens, without a stop token at the end, but with those that spell a stop string.
-        logprobs: the log-probability of each, by the model itself.
-        finish_reason: "stop" at a stop token or stop string, "length" when all tokens asked for are there.
-        text: the new tokens' text before any stop string; None without a tokenizer.
-        alternatives: for each token the likeliest ones with their log-probabilities, as many as were asked for.
-        score: of a beam search, what its results are ordered by.
+        logprobs: the log-probability of each token under the model itself.
+        finish_reason: "stop" at a stop token or stop string, "length" at `max_new_tokens`.
+        text: the text of the new tokens before any stop string; None without a tokenizer.
+        alternatives: for each step, the likeliest tokens with their log-probabilities, as many as were asked for.
+        score: the score by which the results of a beam search are ordered; otherwise None.
     """
 
     prompt: int
@@ -76,7 +76,7 @@ class Generation:
 
 
 class NewText:
-    """The text of new tokens up to any stop string, as far as it is final. Without a tokenizer there is none."""
+    """Decodes new tokens, up to any stop string, into text that is final. Without a tokenizer it gives no text."""
 
     def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
         self._decoder = None if tokenizer is None else StreamDecoder(tokenizer)
@@ -84,26 +84,26 @@ class NewText:
 
     @property
     def stopped(self) -> bool:
-        """There was a stop string."""
+        """Whether there was a stop string."""
         return self._stops.found
 
     def feed(self, token: int) -> str:
-        """What is final with one more token."""
+        """The text that one more token makes final."""
         return "" if self._decoder is None else self._stops.feed(self._decoder.feed(token))
 
     def finish(self) -> str:
-        """What was still held back: no more tokens are to come."""
+        """The text that was held back, now that no more tokens come."""
         rest = "" if self._decoder is None else self._stops.feed(self._decoder.finish())
         return rest + self._stops.finish()
 
 
 class GrowingText:
-    """A prompt and what was made of it so far.
+    """A prompt with the tokens that were added so far.
 
     Attributes:
         ids: the prompt's tokens and the new ones.
-        draws: a uniform number for each token that may come.
-        finished: no more tokens are wanted.
+        draws: a uniform number for each new token.
+        finished: whether the text has ended.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class GrowingText:
         options: GenerateOptions,
         tokenizer: Tokenizer | None,
     ) -> None:
-        """`stream` tells apart texts with the same prompt: each has random numbers of its own."""
+        """Texts with the same prompt differ in `stream`, which selects their random numbers."""
         self.prompt, self.sample = prompt, sample
         self.ids = [int(token) for token in ids]
         self.draws = uniforms(options.seed, "sampling", stream, *self.ids, count=options.max_new_tokens)
@@ -126,13 +126,13 @@ class GrowingText:
         self._begin = 0
 
     def window(self, n_ctx: int) -> list[int]:
-        """The tokens that are read: all, or, whenever those would pass `n_ctx`, the last half of it from then on."""
+        """The tokens to read: all of them, or, once they pass `n_ctx`, those from the last half of the context on."""
         if len(self.ids) - self._begin > n_ctx:
             self._begin = len(self.ids) - max(1, n_ctx // 2)
         return self.ids[self._begin :]
 
     def add(self, choice: Choice) -> Piece:
-        """The next token, and what it adds to the text."""
+        """Add the next token. Returns what it adds to the text."""
         if choice.token in self._stop_tokens:
             self.finished = True
             return Piece(self.prompt, self.sample, self._text.finish(), None, "stop")
@@ -147,7 +147,7 @@ class GrowingText:
 
 
 def collect(pieces: Sequence[Piece], with_text: bool, with_alternatives: bool) -> Generation:
-    """The whole continuation from all pieces of one text, in order."""
+    """Make a `Generation` from all pieces of one text, in order."""
     choices = [piece.choice for piece in pieces if piece.choice is not None]
     last = pieces[-1]
     assert last.finish_reason is not None

@@ -1,14 +1,13 @@
-"""Where a text ends: stop strings, which may begin in one token and end in another."""
+"""This module finds stop strings, which may begin in one token and end in another."""
 
 from collections.abc import Sequence
 
 
 class StopStrings:
-    """Watches a text that arrives in pieces for the first of some strings.
+    """Looks for stop strings in a text that arrives in pieces.
 
-    Text that could be the beginning of a stop string is held back until that is decided. Everything that `feed`
-    and `finish` return, joined, is the text before the stop string that is complete first, wherever the pieces
-    were cut.
+    Text that could be the beginning of a stop string is held back until that is decided. All results of `feed` and
+    `finish`, joined, are the text before the stop string that is complete first, however the text was divided.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -17,7 +16,7 @@ class StopStrings:
         self.found = False
 
     def feed(self, text: str) -> str:
-        """The text that is now known to come before any stop string; `found` is set when there was one."""
+        """The text that is now known to precede any stop string; `found` is set when there was one."""
         if self.found:
             return ""
         text = self._held + text
@@ -30,12 +29,12 @@ class StopStrings:
         return text[:final]
 
     def finish(self) -> str:
-        """What is still held back: no more text is to come."""
+        """The text that was held back, now that no more text comes."""
         rest, self._held = self._held, ""
         return rest
 
     def _longest_beginning(self, text: str) -> int:
-        """Length of the longest end of `text` with which some stop string begins."""
+        """The length of the longest end of `text` that is the beginning of a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
         lengths = range(min(longest, len(text)), 0, -1)
         return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)

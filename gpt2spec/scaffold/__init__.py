@@ -1,4 +1,4 @@
-"""The projects that third parties begin with."""
+"""This package writes the projects that authors of backends begin with."""
 
 from gpt2spec.scaffold.project import new_backend
 

@@ -1,7 +1,7 @@
-"""A backend's project, written from the templates in `backend/`.
+"""This module writes the project of a new backend from the templates in `backend/`.
 
-The templates are the project of a backend called `mychip`; a new one differs from it in the name alone. Their
-names end in `.template`, so that no tool takes them for modules of this package.
+The templates are the project of a backend called `mychip`; other projects differ only in the name. The names of
+templates end in `.template`, so that no tool takes them for modules of this package.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ def new_backend(name: str, folder: Path | None = None) -> Path:
         The folder, which is complete.
 
     Raises:
-        ConfigError: the name is no valid one, or taken.
-        StorageError: the folder exists or cannot be written.
+        ConfigError: where the name is invalid or taken.
+        StorageError: where the folder exists or cannot be written.
     """
     check_name(name)
     folder = Path(f"gpt2spec-{name}") if folder is None else folder
@@ -48,7 +48,7 @@ def new_backend(name: str, folder: Path | None = None) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise `ConfigError` unless a new backend, and its package, can have this name."""
+    """Raise `ConfigError` unless a new backend and its package can have this name."""
     if not _NAME.fullmatch(name):
         words = re.findall(r"[a-z0-9]+", name.lower())
         proposal = "_".join(words).lstrip("0123456789_")
@@ -65,7 +65,7 @@ def check_name(name: str) -> None:
 
 
 def project_files(name: str) -> dict[str, str]:
-    """The text of every file of the project by its path, whose parts are joined by "/"."""
+    """The text of every file of the project, by its path with forward slashes."""
 
     def named(text: str) -> str:
         return text.replace(EXAMPLE, name).replace(EXAMPLE.capitalize(), _class_prefix(name))
@@ -78,4 +78,4 @@ def project_files(name: str) -> dict[str, str]:
 
 def _class_prefix(name: str) -> str:
     """`MyChip` for `my_chip`."""
-    return "".join(part.capitalize() for part in name.split("_"))
+    return "".join(word.capitalize() for word in name.split("_"))

@@ -1,1 +1,1 @@
-"""What a model is asked: each benchmark's files, prompts, decoding and scoring, and the scores published for it."""
+"""This package has the benchmarks: their files, prompts, decoding and scoring, and the scores published for GPT-2."""

@@ -1,8 +1,8 @@
-"""Answers that were computed before, so that an interrupted evaluation goes on where it was.
+"""This module keeps answers that were computed before, so that an interrupted evaluation can be resumed.
 
-One file a model, a line an answer: [key of the request, answer]. Lines are appended a batch at a time; what a killed
-process left of a line is ignored. The model's weights and who computes are in the file's name, the request in its
-key: whatever changes is computed anew.
+There is one file per model, with one line per answer: [key of the request, answer]. Lines are appended one batch at a
+time; an incomplete line, left by a killed process, is ignored. The file's name depends on the model's weights and on
+the backend, and the key on the request, so an answer is computed again when any of these changes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from gpt2spec.tasks.requests import Answer, Request, answer_from_json, key_of
 
 
 class AnswerCache:
-    """Answers in a file, or in memory alone where there is none."""
+    """Answers in a file, or only in memory where no file is given."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class AnswerCache:
         return answer_from_json(request, self._lines[key_of(request)])
 
     def add(self, answered: Iterable[tuple[Request, Answer]]) -> None:
-        """Keep some more; they are in the file when this returns."""
+        """Add answers, which are in the file when this returns."""
         lines = [json.dumps([key_of(request), answer.to_json()]) for request, answer in answered]
         for line in lines:
             self._remember(line)
@@ -46,7 +46,7 @@ class AnswerCache:
             return
         make_folder(self.path.parent)
         with storage_errors(self.path), self.path.open("ab") as file:
-            # The line feed comes first: it ends what a killed process may have left.
+            # The line feed comes first, to end an incomplete line that a killed process may have left.
             file.write(("\n" + "\n".join(lines) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
@@ -59,9 +59,9 @@ class AnswerCache:
         self._lines[key] = answer
 
 
-def fingerprint(config: GPT2Config, params: HostParams, *who: object) -> str:
-    """A name for the answers of a model: a hash of its shape, its weights and who computes."""
-    digest = hashlib.blake2b(repr((config, who)).encode(), digest_size=16)
+def fingerprint(config: GPT2Config, params: HostParams, *computing: object) -> str:
+    """A name for the answers of a model: a hash of its shape, its weights and what computes (backend, dtype, …)."""
+    digest = hashlib.blake2b(repr((config, computing)).encode(), digest_size=16)
     for name in sorted(params):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(params[name]).reshape(-1).view(np.uint8).data)
@@ -69,5 +69,5 @@ def fingerprint(config: GPT2Config, params: HostParams, *who: object) -> str:
 
 
 def default_folder() -> Path:
-    """Where answers are kept where no folder is given: in the user's cache."""
+    """The folder for answers where none is given, in the user's cache."""
     return platformdirs.user_cache_path("gpt2spec") / "eval"

@@ -1,4 +1,4 @@
-"""The tasks that come with gpt2spec. Imports nothing but name cards."""
+"""The tasks that come with gpt2spec, as `TaskInfo`; the modules that implement them are not imported here."""
 
 from gpt2spec.tasks.info import TaskInfo
 

@@ -1,4 +1,4 @@
-"""Children's Book Test: which of ten words was left out of a sentence that follows twenty (Hill et al. 2016)."""
+"""The Children's Book Test asks which of ten words is missing in a sentence after twenty others (Hill et al. 2016)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ _WORDS = {"``": '"', "''": '"', "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-
 
 @dataclass(frozen=True)
 class ChildrensBooks(Task):
-    """One kind of word: `kind` is "CN" for common nouns, "NE" for named entities."""
+    """The test for one kind of word: `kind` is "CN" for common nouns, "NE" for named entities."""
 
     kind: str
 
     def read(self, path: Path) -> list[Choice]:
-        """`cbtest_CN_valid_2000ex.txt` or the like: blocks of 21 numbered lines, the last with the choices."""
+        """Read `cbtest_CN_valid_2000ex.txt` or the like: blocks of 21 numbered lines, the last with the choices."""
         path = only_file(path, f"cbtest_{self.kind}_valid*.txt", f"cbtest_{self.kind}_test*.txt")
         blocks = [block.strip().split("\n") for block in read_text(path).split("\n\n") if block.strip()]
         return [_example(block, path) for block in blocks]
 
     def requests(self, example: Choice, reader: Reader) -> list[Request]:
-        """Each word and what follows it in its sentence."""
+        """Ask how likely each word is together with the rest of the sentence."""
         return [reader.likelihood(example.context, ending) for ending in example.endings]
 
     def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
@@ -43,12 +43,12 @@ class ChildrensBooks(Task):
 
 
 def common_nouns() -> ChildrensBooks:
-    """A common noun was left out."""
+    """The test in which a common noun is missing."""
     return ChildrensBooks("CN")
 
 
 def named_entities() -> ChildrensBooks:
-    """A name was left out."""
+    """The test in which a name is missing."""
     return ChildrensBooks("NE")
 
 
@@ -65,7 +65,7 @@ def _example(lines: list[str], path: Path) -> Choice:
 
 
 def _endings(query: Sequence[str], words: Sequence[str]) -> list[str]:
-    """What all sentences begin with, and how each goes on; the space between is the latter's."""
+    """The beginning that all sentences share, then the end of each, which begins with the space between them."""
     place = query.index(BLANK)
     before = natural(query[:place])
     filled = [natural([*query[:place], word, *query[place + 1 :]]) for word in words]
@@ -75,5 +75,5 @@ def _endings(query: Sequence[str], words: Sequence[str]) -> list[str]:
 
 
 def natural(words: Sequence[str]) -> str:
-    """Words of the Penn Treebank's style as people would write them."""
+    """Write words in the Penn Treebank's style as people would write them."""
     return _STYLE.join([_WORDS.get(word, word) for word in words])

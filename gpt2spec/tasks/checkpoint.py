@@ -1,4 +1,4 @@
-"""Whom to evaluate: the model and tokenizer of a checkpoint of any format."""
+"""This module loads the model and tokenizer of a checkpoint in any format, for evaluation."""
 
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from gpt2spec.tokenizer import Tokenizer
 def load_with_tokenizer(
     path: Path, step: int | None = None, tokenizer: str | None = None
 ) -> tuple[GPT2Config, HostParams, Tokenizer]:
-    """The checkpoint that `path` is or, in a run directory, that of `step` or the last; else a `CheckpointError`.
+    """Load the checkpoint at `path`; in a run directory, that of `step` or the last one.
 
-    `tokenizer` is the name or folder of its tokenizer, where it does not say it.
+    `tokenizer` is the name or folder of its tokenizer, for a checkpoint that does not record it. Raises
+    `CheckpointError` where there is no such checkpoint.
     """
     reader = open_checkpoint(path, step)
-    found = tokenizer_of(reader, tokenizer)  # before the weights, which take time
+    found = tokenizer_of(reader, tokenizer)  # first, because loading the weights takes time
     return reader.config, reader.params(), found

@@ -1,4 +1,4 @@
-"""Choosing among endings by their likelihood: HellaSwag and StoryCloze."""
+"""HellaSwag and StoryCloze, in which a model chooses an ending by its likelihood."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gpt2spec.tasks.task import Score, Task, mean_score
 
 @dataclass(frozen=True)
 class Choice:
-    """A context, what may follow it, and which of that does."""
+    """A context, the endings to choose from, and the index of the right one."""
 
     context: str
     endings: tuple[str, ...]
@@ -25,12 +25,12 @@ class Choice:
 
 
 def best(totals: Sequence[float]) -> int:
-    """The place of the largest; the first of several."""
+    """The index of the largest total, the first one if several are equal."""
     return int(np.argmax(totals))
 
 
 def chosen(examples: Sequence[Choice], asked: Sequence[Asked], by_length: bool = False) -> list[bool]:
-    """Whether the right ending is the likeliest, or the likeliest per character of it."""
+    """For each example, whether the right ending is the likeliest, or, if `by_length`, the likeliest per character."""
 
     def totals(example: Choice, answers: Sequence[Likely]) -> list[float]:
         lengths = [len(ending) - 1 if by_length else 1 for ending in example.endings]  # without the space
@@ -40,19 +40,19 @@ def chosen(examples: Sequence[Choice], asked: Sequence[Asked], by_length: bool =
 
 
 class HellaSwag(Task):
-    """What happens next (Zellers et al. 2019): one of four endings."""
+    """HellaSwag asks what happens next, with four endings to choose from (Zellers et al. 2019)."""
 
     def read(self, path: Path) -> list[Choice]:
-        """`hellaswag_val.jsonl`; the test set has no labels."""
+        """Read `hellaswag_val.jsonl`; the test set has no labels."""
         keys = ("activity_label", "ctx_a", "ctx_b", "endings", "label")
         return [_hellaswag(each) for each in json_lines(only_file(path, "hellaswag_val*.jsonl"), *keys)]
 
     def requests(self, example: Choice, reader: Reader) -> list[Request]:
-        """Each ending after the context."""
+        """Ask how likely each ending is after the context."""
         return [reader.likelihood(example.context, ending) for ending in example.endings]
 
     def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """By the likelihood of the whole ending and per character."""
+        """The accuracy by the likelihood of the whole ending, and by the likelihood per character."""
         return [
             mean_score(
                 "accuracy",
@@ -70,10 +70,10 @@ class HellaSwag(Task):
 
 
 class StoryCloze(Task):
-    """The right one of two last sentences to a story of four (Mostafazadeh et al. 2016)."""
+    """StoryCloze asks which of two sentences ends a story of four (Mostafazadeh et al. 2016)."""
 
     def read(self, path: Path) -> list[Choice]:
-        """The CSV file of the Story Cloze Test, with labels."""
+        """Read the CSV file of the Story Cloze Test, with labels."""
         story = [f"InputSentence{i}" for i in (1, 2, 3, 4)]
         quiz = ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2"]
         rows = csv_rows(only_file(path, "*.csv"), *story, *quiz, "AnswerRightEnding")
@@ -87,11 +87,11 @@ class StoryCloze(Task):
         ]
 
     def requests(self, example: Choice, reader: Reader) -> list[Request]:
-        """Each ending after the story."""
+        """Ask how likely each ending is after the story."""
         return [reader.likelihood(example.context, ending) for ending in example.endings]
 
     def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """By the likelihood of the whole ending and per character."""
+        """The accuracy by the likelihood of the whole ending, and by the likelihood per character."""
         return [
             mean_score("accuracy", chosen(examples, asked), "the ending with the larger log-likelihood"),
             mean_score(
@@ -112,7 +112,7 @@ def _hellaswag(found: dict[str, object]) -> Choice:
 
 
 def _clean(text: str) -> str:
-    """Without the marks that the part from WikiHow has, `[title]` and the like."""
+    """Remove the marks in the examples from WikiHow, `[title]` and the like."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 

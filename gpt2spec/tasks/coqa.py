@@ -1,4 +1,4 @@
-"""CoQA: questions in a conversation about a passage (Reddy et al. 2019)."""
+"""CoQA asks questions in a conversation about a passage (Reddy et al. 2019)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Turn:
 
 
 class CoQA(Task):
-    """F1 and exact match of the answers."""
+    """CoQA, scored by F1 and exact match."""
 
     def read(self, path: Path) -> list[Turn]:
-        """`coqa-dev-v1.0.json`."""
+        """Read `coqa-dev-v1.0.json`."""
         path = only_file(path, "coqa-dev*.json")
         try:
             return [turn for each in json_file(path, "data")["data"] for turn in _turns(each)]
@@ -37,12 +37,12 @@ class CoQA(Task):
             raise DataError(f"{path} is no file of CoQA: {type(error).__name__} {error}") from error
 
     def requests(self, example: Turn, reader: Reader) -> list[Request]:
-        """The answer after the passage, the conversation so far with people's answers, and `A:`."""
+        """Ask for the answer after the passage, the conversation so far with people's answers, and `A:`."""
         prompt = f"\n\n{example.conversation}A:"
         return [reader.continuation(prompt, MAX_NEW_TOKENS, document=example.passage, stop=("\n",))]
 
     def scores(self, examples: Sequence[Turn], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """Each answer against people's, as CoQA's evaluation does it."""
+        """Compare each answer with people's, as CoQA's evaluation does."""
         made = [each.texts[0].text.strip() for each in asked]
         answered = [(answer, example.answers) for answer, example in zip(made, examples, strict=True)]
         protocol = "passage, conversation with people's answers, `A:`; greedy, up to the end of the line"

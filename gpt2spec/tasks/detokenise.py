@@ -1,13 +1,13 @@
-"""Tokenised benchmark texts as people would write them, and back again without loss.
+"""This module rewrites tokenised benchmark texts as people would write them, and undoes it without loss.
 
-WikiText, PTB and One Billion Words come with spaces before punctuation, `@-@` for a hyphen and the like, which a model
-of ordinary text does not expect. GPT-2 was evaluated after "invertible de-tokenizers" (Radford et al. 2019, section
-3.1): because the original can be got back, the probability of the new text is one of the original, and is scaled to
-the original's number of tokens.
+WikiText, PTB and One Billion Words have spaces before punctuation, `@-@` for a hyphen and the like, which a model of
+ordinary text does not expect. GPT-2 was evaluated with "invertible de-tokenizers" (Radford et al. 2019, section 3.1):
+because the original can be recovered, the probability of the new text is a probability of the original, and is scaled
+to the original's number of tokens.
 
-Invertible it is by construction. Neighbouring words are joined only if `split_word` takes the result apart again; a
-word that it would take apart although it is whole carries a mark; and a line that does not come back in the end
-carries another, and is otherwise left as it is.
+The rewriting is invertible by construction. Neighbouring words are joined only if `split_word` separates them again. A
+mark precedes a single word that it would divide. A line that would still not be recovered is left as it is, after
+another mark.
 """
 
 import re
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WHOLE = "\u2060"
-"""Word joiner: begins a word that is not to be taken apart."""
+"""The word joiner, which begins a word that must not be divided."""
 RAW = "\u2061"
-"""Begins a line that was left as it is."""
+"""A mark that begins a line that was left as it is."""
 
 _ATOMS = {"@-@": "-", "@,@": ",", "@.@": "."}
 """WikiText's words for characters inside a word."""
@@ -34,10 +34,10 @@ class Style:
     """How a benchmark was tokenised.
 
     Attributes:
-        pad: what begins and ends every line that is not empty. An empty line is this.
-        contractions: ends of words that stand alone.
-        atoms: `@-@`, `@,@` and `@.@` stand for characters inside words.
-        quotes: `"` is a word of its own.
+        pad: text at the beginning and end of every line that is not empty; an empty line consists of it.
+        contractions: the ends of words that are words of their own.
+        atoms: whether `@-@`, `@,@` and `@.@` stand for characters inside words.
+        quotes: whether `"` is a word of its own.
     """
 
     pad: str = ""
@@ -46,7 +46,7 @@ class Style:
     quotes: bool = True
 
     def detokenise(self, text: str) -> str:
-        """The text as people would write it; `tokenise` gives back the original, whatever the text."""
+        """The text as people would write it. `tokenise` recovers the original, whatever the text."""
         *lines, last = text.split("\n")
         end = last and (RAW + last if last == self.pad else self._detokenise_line(last))
         return "\n".join([*map(self._detokenise_line, lines), end])
@@ -57,7 +57,7 @@ class Style:
         return "\n".join([*map(self._tokenise_line, lines), last and self._tokenise_line(last)])
 
     def join(self, words: Sequence[str]) -> str:
-        """Words of one line with those joined that belong together."""
+        """The words of one line as text, without spaces where people write none."""
         joined: list[str] = []
         group: list[str] = []
         open_quote = False
@@ -70,7 +70,7 @@ class Style:
         return " ".join([*joined, *self._written(group)])
 
     def split_word(self, word: str) -> list[str]:
-        """What stands between two spaces, as the words that it was joined from."""
+        """Divide the text between two spaces into the words that were joined in it."""
         if word.startswith(WHOLE):
             return [word[len(WHOLE) :]]
         if word.strip("=") == "":
@@ -90,7 +90,7 @@ class Style:
         return (*_OPENING, '"') if self.quotes else _OPENING
 
     def _ending(self, word: str) -> str:
-        """The end of a word that stands alone: a contraction or a closing character; empty if there is none."""
+        """The end of a word that is a word of its own, a contraction or a closing character; empty if there is none."""
         closing = (*_CLOSING, '"') if self.quotes else _CLOSING
         if word.endswith(".") and _ABBREVIATION.fullmatch(word):
             return ""
@@ -99,14 +99,14 @@ class Style:
     def _inside(self, word: str) -> list[str]:
         if not self.atoms:
             return [word]
-        parts, last = [], 0
+        words, last = [], 0
         for match in _INFIX.finditer(word):
-            parts += [word[last : match.start()], f"@{match[0]}@"]
+            words += [word[last : match.start()], f"@{match[0]}@"]
             last = match.end()
-        return [*parts, word[last:]]
+        return [*words, word[last:]]
 
     def _glued(self, left: str, right: str, open_quote: bool) -> bool:
-        """Whether people write no space between two words. `open_quote`: a quotation has begun, `left` included."""
+        """Whether people write no space between two words. `open_quote` says that a quotation is open after `left`."""
         if self.atoms and (left in _ATOMS or right in _ATOMS):
             return True
         if self.quotes and right == '"':
@@ -119,14 +119,14 @@ class Style:
 
     def _comes_back(self, group: Sequence[str]) -> bool:
         if self.atoms and group[-1] in _ATOMS:
-            return True  # decided with the word that follows
+            return True  # the word that follows decides
         return self.split_word(self._spelled(group)) == list(group)
 
     def _spelled(self, group: Sequence[str]) -> str:
         return "".join(_ATOMS.get(word, word) if self.atoms else word for word in group)
 
     def _written(self, group: Sequence[str]) -> list[str]:
-        """A group as one word, if it comes back as it was; otherwise its words, marked where they must be."""
+        """A group as one word if it can be divided again, otherwise its words, marked where they must be."""
         if not group or self.split_word(self._spelled(group)) == list(group):
             return [self._spelled(group)] if group else []
         return [word if self.split_word(word) == [word] else WHOLE + word for word in group]

@@ -1,4 +1,4 @@
-"""Evaluation: the requests of a task, answered by a model in batches, and scored."""
+"""This module evaluates a model: it answers the requests of a task in batches and scores the answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpt2spec.tokenizer import Tokenizer
 
 
 class Model:
-    """A GPT-2 that answers requests. Its weights go to the device when they are first needed, once for each kind."""
+    """A GPT-2 that answers requests. Its weights are put on the device at the first request of each kind."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Model:
         batch_size: int = 16,
         stride: int | None = None,
     ) -> None:
-        """`stride` is that of windows over long texts; None moves on by the whole context."""
+        """Windows over long texts move on by `stride` tokens; None means the whole context."""
         if batch_size < 1:
             raise ConfigError(f"a batch has at least 1 row, not {batch_size}")
         if tokenizer.vocab_size > config.vocab_size:
@@ -49,7 +49,7 @@ class Model:
         self._generator: Generator | None = None
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers to requests that are alike: likelihoods with equal bans, or continuations with equal options."""
+        """Answer likelihoods with equal bans, or continuations with equal options."""
         likelihoods = [request for request in requests if isinstance(request, Likelihood)]
         if likelihoods:
             self._scorer = self._scorer or Scorer(*self._with, batch_size=self.batch_size)
@@ -63,13 +63,13 @@ class Model:
 
 
 class Progress(Protocol):
-    """What is told of how far an evaluation has come."""
+    """Shows how far an evaluation is."""
 
     def begin(self, task: str, requests: int, done: int, tokens: int) -> None:
-        """So many different requests there are, so many of them answered before; the others have so many tokens."""
+        """A task begins: `done` of its different requests were answered before; the others have `tokens` tokens."""
 
     def advance(self, requests: int, tokens: int) -> None:
-        """Some more were answered."""
+        """So many more requests, with so many tokens, were answered."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Questions:
     """The examples of a task, and what is asked about each.
 
     Attributes:
-        task: from `gpt2spec.tasks.registry.load_task`.
-        name: what it is called.
-        data: file or folder they are from.
-        reader: who reads them.
-        examples: in the order of the data.
-        requests: about each example.
+        task: the task, from `gpt2spec.tasks.registry.load_task`.
+        name: the name of the task.
+        data: the file or folder of the examples.
+        reader: turns texts into tokens for the model.
+        examples: the examples, in the order of the data.
+        requests: the requests about each example.
     """
 
     task: Task
@@ -112,25 +112,25 @@ def evaluate(
     progress: Progress | None = None,
     limit: int | None = None,
 ) -> Result:
-    """The scores of a model in a task.
+    """Score a model in a task.
 
     Args:
-        task: from `gpt2spec.tasks.registry.load_task`.
-        name: what it is called.
-        data: file or folder in the dataset's own format.
-        model: who answers.
-        cache: where answers are kept, so that an interrupted evaluation can be called again.
-        progress: is told how far it is.
-        limit: only so many examples, the first ones.
+        task: the task, from `gpt2spec.tasks.registry.load_task`.
+        name: the name of the task.
+        data: a file or folder in the dataset's own format.
+        model: the model that answers.
+        cache: keeps answers, so that an interrupted evaluation can be resumed by the same call.
+        progress: shows how far the evaluation is.
+        limit: uses only the first examples, so many of them.
 
     Raises:
-        DataError: the data are missing, of another form, or empty.
+        DataError: where the data is missing, empty, or in another format.
     """
     return scored(questions_of(task, name, data, model.reader, limit), model, cache, progress)
 
 
 def questions_of(task: Task, name: str, data: Path, reader: Reader, limit: int | None = None) -> Questions:
-    """What a task asks of a model that reads as `reader`; arguments and errors as in `evaluate`."""
+    """Read the examples of a task and make the requests about them. Arguments and errors are those of `evaluate`."""
     if limit is not None and limit < 1:
         raise ConfigError(f"a limit is at least 1 example, not {limit}")
     examples = task.read(data)[:limit]
@@ -142,7 +142,7 @@ def questions_of(task: Task, name: str, data: Path, reader: Reader, limit: int |
 def scored(
     questions: Questions, model: Model, cache: AnswerCache | None = None, progress: Progress | None = None
 ) -> Result:
-    """The scores of a model that answers `questions`, whose reader is the model's."""
+    """Score a model by its answers to `questions`, which were made for the model's reader."""
     cache = AnswerCache() if cache is None else cache
     answer_all([request for each in questions.requests for request in each], questions.name, model, cache, progress)
     asked = [Asked(each, tuple(cache[request] for request in each)) for each in questions.requests]
@@ -153,7 +153,7 @@ def scored(
 def answer_all(
     requests: Sequence[Request], name: str, model: Model, cache: AnswerCache, progress: Progress | None = None
 ) -> None:
-    """Put the answers to all requests into the cache, a batch at a time, each different request answered once."""
+    """Put the answers to all requests into the cache, one batch at a time. Equal requests are answered once."""
     different = list({key_of(request): request for request in requests}.values())
     waiting = [request for request in different if request not in cache]
     if progress is not None:

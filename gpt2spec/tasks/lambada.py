@@ -1,4 +1,4 @@
-"""LAMBADA: the last word of a passage that people guess only from all of it (Paperno et al. 2016)."""
+"""LAMBADA asks for the last word of a passage, which people can guess only from all of it (Paperno et al. 2016)."""
 
 import json
 import math
@@ -30,7 +30,7 @@ _WORDS = """
     not only very too just again further then once here there when where why how now also ever never still even
 """
 STOP_WORDS = frozenset(_WORDS.split())
-"""Words that a passage can go on with but does not end in."""
+"""Words that can follow in the middle of a passage but do not end one."""
 
 _QUOTES = str.maketrans({"“": '"', "”": '"'})
 
@@ -44,19 +44,19 @@ class LastWord:
 
 
 class Lambada(Task):
-    """Perplexity of the last word, and how often it is guessed."""
+    """LAMBADA, scored by the perplexity of the last word and by how often it is guessed."""
 
     def read(self, path: Path) -> list[LastWord]:
-        """A JSON line with "text" for each passage, or a passage a line."""
+        """Read the passages, one per line: JSON lines with "text", or plain text."""
         path = only_file(path, "lambada_test*.jsonl", "lambada_test_plain_text.txt")
         return [_example(text, path) for text in _passages(path)]
 
     def requests(self, example: LastWord, reader: Reader) -> list[Request]:
-        """The last word after the rest."""
+        """Ask how likely the last word is after the rest."""
         return [reader.likelihood(example.passage, example.word, stop_tokens(reader.tokenizer))]
 
     def scores(self, examples: Sequence[LastWord], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """Perplexity of words; accuracy of words, without and with a filter, and of tokens."""
+        """The perplexity of words; the accuracy of words, with and without stop words, and of tokens."""
         answers = [each.likely[0] for each in asked]
         nats = [-answer.total for answer in answers]
         perplexity = exponential(math.fsum(nats) / len(nats))
@@ -92,7 +92,7 @@ class Lambada(Task):
 
 @lru_cache(maxsize=4)
 def stop_tokens(tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens that are a space and a stop word, whatever its case."""
+    """The tokens that consist of a space and a stop word, in upper or lower case."""
     pieces = tokenizer.decode_each(range(tokenizer.vocab_size))
     return frozenset(
         token

@@ -1,4 +1,4 @@
-"""Perplexity of texts: WikiText, PTB, One Billion Words; bits per byte and character: enwik8, text8."""
+"""WikiText, PTB and One Billion Words, scored by perplexity; enwik8 and text8, by bits per byte and per character."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from gpt2spec.tasks.sources import only_file, read_text
 from gpt2spec.tasks.task import Score, Task
 
 TEST_SHARE = 20
-"""The test set of enwik8 and text8 is their last twentieth: 5 of 100 million."""
+"""The test set of enwik8 and text8 is their last twentieth, 5 of 100 million bytes."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Passage:
 
     Attributes:
         text: what the model reads.
-        units: in how many words, bytes or characters of the original its likelihood is measured.
+        units: the number of words, bytes or characters of the original, over which the score is taken.
     """
 
     text: str
@@ -35,13 +35,13 @@ class Passage:
 
 @dataclass(frozen=True)
 class Texts(Task):
-    """Perplexity per word of the original text, line ends counting as words, and per token.
+    """A text, scored by perplexity per word of the original, counting line ends as words, and per token.
 
     Attributes:
-        name: the task's name, by which its published score is found.
-        files: what its test file is called.
-        style: how it was tokenised, if that is undone.
-        by_line: every line is a text of its own.
+        name: the task's name, which is also that of its published score.
+        files: patterns of the name of its test file.
+        style: how it was tokenised, if that is to be undone.
+        by_line: whether every line is a text of its own.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Texts(Task):
     by_line: bool = False
 
     def read(self, path: Path) -> list[Passage]:
-        """The test file as one passage, or one for each line."""
+        """Read the test file as one passage, or as one for each line."""
         text = read_text(only_file(path, *self.files), newline="")
-        parts = re.findall(r"[^\n]*\n|[^\n]+", text) if self.by_line else [text]
-        return [self._passage(part) for part in parts if part.strip()]
+        texts = re.findall(r"[^\n]*\n|[^\n]+", text) if self.by_line else [text]
+        return [self._passage(each) for each in texts if each.strip()]
 
     def _passage(self, text: str) -> Passage:
         natural = text if self.style is None else self.style.detokenise(text)
         return Passage(natural, len(text.split()) + text.count("\n"))
 
     def requests(self, example: Passage, reader: Reader) -> list[Request]:
-        """The windows over a passage."""
+        """Ask for the likelihood of the windows over a passage."""
         return [*reader.text(example.text)]
 
     def scores(self, examples: Sequence[Passage], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """Per word and per token."""
+        """The perplexity per word and per token."""
         total, tokens, stderr = _totals(asked)
         words = sum(example.units for example in examples)
         read = "each line by itself" if self.by_line else _windows(reader)
@@ -98,13 +98,13 @@ class Texts(Task):
 
 @dataclass(frozen=True)
 class Compression(Task):
-    """Bits per byte of enwik8, or per character of text8: their last twentieth, 5 million bytes of 100."""
+    """The last twentieth of enwik8, scored by bits per byte, or that of text8, scored by bits per character."""
 
     name: str
     unit: str
 
     def read(self, path: Path) -> list[Passage]:
-        """The last twentieth of the file, from the first whole character on."""
+        """Read the last twentieth of the file, from the first whole character on."""
         path = only_file(path, self.name)
         try:
             with path.open("rb") as file:
@@ -119,11 +119,11 @@ class Compression(Task):
         return [Passage(text, len(text.encode()) if self.unit == "byte" else len(text))] if text else []
 
     def requests(self, example: Passage, reader: Reader) -> list[Request]:
-        """The windows over the test set."""
+        """Ask for the likelihood of the windows over the test set."""
         return [*reader.text(example.text)]
 
     def scores(self, examples: Sequence[Passage], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """Bits per unit."""
+        """The bits per byte or per character."""
         total, tokens, stderr = _totals(asked)
         units = sum(example.units for example in examples)
         return [
@@ -140,7 +140,7 @@ class Compression(Task):
 
 
 def _totals(asked: Sequence[Asked]) -> tuple[float, int, float]:
-    """Log-likelihood of everything, its number of tokens, and the standard error of nats per token over windows."""
+    """The log-likelihood of all texts, their number of tokens, and the standard error of nats per token."""
     answers = [answer for each in asked for answer in each.likely]
     nats, tokens = [-answer.total for answer in answers], [len(answer.greedy) for answer in answers]
     return -math.fsum(nats), sum(tokens), ratio_standard_error(nats, tokens)
@@ -156,7 +156,7 @@ def wikitext_2() -> Texts:
 
 
 def wikitext_103() -> Texts:
-    """The test set of WikiText-103: the same text, with other rare words."""
+    """The test set of WikiText-103, which is that of WikiText-2 with other words marked as rare."""
     return Texts("wikitext-103", ("wiki.test.tokens", "wiki.test.raw"), WIKITEXT)
 
 
@@ -171,7 +171,7 @@ def penn_treebank() -> Texts:
 
 
 def billion_words() -> Texts:
-    """The held-out part of One Billion Words that is its test set, de-tokenised, a line at a time."""
+    """The test set of One Billion Words, de-tokenised; each line is a text."""
     return Texts("1bw", ("news.en.heldout-00000-of-00050",), BILLION_WORDS, by_line=True)
 
 
@@ -181,5 +181,5 @@ def enwik8() -> Compression:
 
 
 def text8() -> Compression:
-    """The same as letters and spaces."""
+    """The text of enwik8, reduced to letters and spaces."""
     return Compression("text8", "character")

@@ -74,12 +74,12 @@ PUBLISHED = MappingProxyType(
 
 
 def published(name: str) -> Published | None:
-    """What was published for a measure; None if nothing was."""
+    """The published scores for a measure, or None."""
     return PUBLISHED.get(name)
 
 
 def size_of(config: GPT2Config) -> str | None:
-    """The name of the released model that has this shape, "124M" and so on; None for another."""
+    """The name of the released model with this shape, such as "124M"; None for other shapes."""
 
     def shape(one: GPT2Config) -> tuple[int, ...]:
         return one.n_layer, one.n_head, one.n_embd, one.n_ctx, one.vocab_size

@@ -1,4 +1,4 @@
-"""Questions without a text: Natural Questions (Kwiatkowski et al. 2019) and TriviaQA (Joshi et al. 2017)."""
+"""Natural Questions (Kwiatkowski et al. 2019) and TriviaQA (Joshi et al. 2017) ask questions without a passage."""
 
 import re
 import string
@@ -22,7 +22,7 @@ EXAMPLES = (
     ("what is the largest planet of the solar system", "Jupiter"),
     ("in which year did the second world war end", "1945"),
 )
-"""What is shown before every question, of our own making: short answers are wanted."""
+"""Examples of our own, shown before every question, so that the model gives short answers."""
 MAX_NEW_TOKENS = 24
 CONFIDENT = 0.01
 
@@ -40,13 +40,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions(Task):
-    """Exact match, of all answers and of the most confident.
+    """A set of questions, scored by exact match of all answers and of the most confident ones.
 
     Attributes:
-        files: what the file is called.
-        find: the questions of a file.
-        normalise: what answers are compared after.
-        published: scores of all answers and of the most confident.
+        files: patterns of the name of its file.
+        find: reads the questions of a file.
+        normalise: is applied to answers before they are compared.
+        published: the published scores of all answers and of the most confident ones.
     """
 
     files: tuple[str, ...]
@@ -55,7 +55,7 @@ class Questions(Task):
     published: tuple[Published | None, Published | None] = (None, None)
 
     def read(self, path: Path) -> list[Question]:
-        """The questions of the one file."""
+        """Read the questions."""
         path = only_file(path, *self.files)
         try:
             return self.find(path)
@@ -63,11 +63,11 @@ class Questions(Task):
             raise DataError(f"{path} is of another form: {type(error).__name__} {error}") from error
 
     def requests(self, example: Question, reader: Reader) -> list[Request]:
-        """The answer after some examples and the question."""
+        """Ask for the answer after the examples and the question."""
         return [reader.continuation(f"{_SHOWN}Q: {example.text}?\nA:", MAX_NEW_TOKENS, stop=("\n",))]
 
     def scores(self, examples: Sequence[Question], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """Exact match, and that of the hundredth of answers that the model holds likeliest."""
+        """The exact match of all answers, and of the hundredth that the model holds most likely."""
         made = [each.texts[0] for each in asked]
         right = [
             exact_match(answer.text, example.answers, self.normalise)
@@ -87,20 +87,20 @@ class Questions(Task):
 
 
 def normalised_trivia(answer: str) -> str:
-    """As TriviaQA's evaluation does it: punctuation and underscores become spaces."""
+    """The normalised answer by TriviaQA's rules, in which punctuation and underscores become spaces."""
     words = answer.lower().translate(_TRIVIA_PUNCTUATION)
     return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", words).split())
 
 
 def natural_questions() -> Questions:
-    """Of the open form: JSON lines with "question" and "answer", a list."""
+    """The open form of Natural Questions: JSON lines with "question" and "answer", a list."""
     return Questions(
         ("NQ-open*.jsonl", "*.jsonl"), _natural, normalised, (published("nq"), published("nq most confident"))
     )
 
 
 def trivia_qa() -> Questions:
-    """Of the unfiltered or the web and Wikipedia domains: their JSON files, without the evidence."""
+    """TriviaQA's JSON files of the unfiltered, web or Wikipedia questions, without the evidence."""
     return Questions(("unfiltered-web-dev.json", "*dev*.json"), _trivia, normalised_trivia)
 
 

@@ -1,4 +1,4 @@
-"""From texts to requests: how a model with its tokenizer and context reads what a task shows it."""
+"""This module turns the texts of a task into requests for a model with a given tokenizer and context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Reader:
 
     Attributes:
         tokenizer: its tokenizer. `<|endoftext|>` in texts is ordinary text.
-        n_ctx: the most tokens it reads.
-        stride: by how many tokens windows over long texts move on; see `gpt2spec.metrics.windows`.
+        n_ctx: the most tokens that it reads.
+        stride: how many tokens windows over long texts move on by; see `gpt2spec.metrics.windows`.
     """
 
     tokenizer: Tokenizer
@@ -30,25 +30,26 @@ class Reader:
             raise ConfigError(f"a stride lies from 1 to the context of {self.n_ctx} tokens, not {self.stride}")
 
     def likelihood(self, context: str, target: str, banned: frozenset[int] = frozenset()) -> Likelihood:
-        """How likely `target` is after `context`.
+        """A request for the likelihood of `target` after `context`.
 
-        White space at the end of the context belongs to the target, as in GPT-2's tokens. Both are encoded together;
-        the target's tokens are those after as many as the context alone has. An empty context is `<|endoftext|>`.
+        White space at the end of the context belongs to the target, as in GPT-2's tokens. Both are encoded as one
+        text; if the context alone has n tokens, the target's tokens are those after the first n. An empty context is
+        `<|endoftext|>`.
         """
         end = len(context.rstrip())
         context, target = context[:end], context[end:] + target
         before = self.tokenizer.encode(context)
-        together = self.tokenizer.encode(context + target)
+        whole = self.tokenizer.encode(context + target)
         start = before or [self.tokenizer.end_of_text]
-        after = together[len(before) :] or self.tokenizer.encode(target)  # where both have become one token
+        after = whole[len(before) :] or self.tokenizer.encode(target)  # where both have become one token
         return Likelihood(tuple(start), tuple(after), banned)
 
     def text(self, text: str) -> list[Likelihood]:
-        """Every token of a text after `<|endoftext|>`, predicted once, in windows."""
+        """Requests for windows over a text after `<|endoftext|>`, so that every token is predicted once."""
         return self.windows(self.tokenizer.encode(text))
 
     def windows(self, tokens: Sequence[int]) -> list[Likelihood]:
-        """The same for tokens."""
+        """Requests for windows over tokens after `<|endoftext|>`, so that every token is predicted once."""
         tokens = [self.tokenizer.end_of_text, *tokens]
         return [
             Likelihood(tuple(tokens[w.begin : w.first]), tuple(tokens[w.first : w.end]))
@@ -56,10 +57,11 @@ class Reader:
         ]
 
     def continuation(self, prompt: str, max_new_tokens: int, document: str = "", **settings: Any) -> Continuation:
-        """How the model goes on after `document` + `prompt`, greedily unless `settings` of `GenerateOptions` differ.
+        """A request for the text that follows `document` + `prompt`; `settings` are options of `GenerateOptions`.
 
-        Where they do not fit beside the new tokens, the end of the document is left out, and then the beginning of
-        the prompt. New tokens take at most half of the context. They also end at `<|endoftext|>`.
+        Decoding is greedy unless the settings differ. New tokens take at most half of the context, and they end at
+        `<|endoftext|>`. Where the rest does not fit, the end of the document is left out first, and then the beginning
+        of the prompt.
         """
         options = GenerateOptions(
             max_new_tokens=max(1, min(max_new_tokens, self.n_ctx // 2)),

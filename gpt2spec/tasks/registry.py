@@ -1,6 +1,6 @@
-"""Finding tasks: our own, and those of plugins, with the same care as for backends.
+"""This module finds tasks: those that come with gpt2spec and those of plugins.
 
-Listing imports the plugins' modules but calls no factory. What is wrong with one is written down beside its name, and
+Listing tasks imports the plugins' modules but calls no factory. A broken task is listed with what is wrong with it, and
 the others work.
 """
 
@@ -22,17 +22,17 @@ from gpt2spec.tasks.task import Task
 
 @dataclass(frozen=True)
 class TaskListing(Listing):
-    """What is known of one task without loading it.
+    """What is known about a task that is not loaded.
 
     Attributes:
-        info: the task's name card; None where there is no valid one.
+        info: the description of the task, or None where the plugin gives no valid one.
     """
 
     info: TaskInfo | None = None
 
 
 def task_listings(registry: PluginRegistry = default_registry) -> tuple[TaskListing, ...]:
-    """Our own tasks in their order, and then those of plugins by name, those that cannot be used included."""
+    """Our own tasks in their order, then those of plugins by name. Broken tasks are listed, too."""
     ours = Plugin("gpt2spec", "gpt2spec", version("gpt2spec"))
     own = [TaskListing(info.name, ours, info) for info in TASKS]
     plugins = [plugin for plugin in registry.plugins if plugin.fault or plugin.hooks.gpt2spec_tasks.get_hookimpls()]
@@ -42,20 +42,20 @@ def task_listings(registry: PluginRegistry = default_registry) -> tuple[TaskList
 
 
 def find_task(name: str, registry: PluginRegistry = default_registry) -> TaskInfo:
-    """The name card of the task called `name`: `ConfigError` where there is none, `PluginError` where it is broken."""
+    """The description of the task `name`: `ConfigError` where there is none, `PluginError` where it is broken."""
     listings = task_listings(registry)
     found = [listing for listing in listings if listing.name == name]
     if not found:
         known = [listing.name for listing in listings if not listing.plugin.fault]
         raise ConfigError(f"there is no task {name!r}{nearest(name, known)}; there are {', '.join(known)}")
-    listing = min(found, key=lambda listing: bool(listing.plugin.fault))  # a sound one, if there is one
+    listing = min(found, key=lambda listing: bool(listing.plugin.fault))  # one that works, if there is one
     if listing.plugin.fault or listing.info is None:
         raise PluginError(f"task {name!r} ({listing.plugin}) is broken: {listing.plugin.fault}")
     return listing.info
 
 
 def load_task(name: str, registry: PluginRegistry = default_registry) -> Task:
-    """The task called `name`, ready to read its data."""
+    """Load the task called `name`. Errors are those of `find_task`, and `PluginError` where its factory fails."""
     info = find_task(name, registry)
     module, _, function = info.factory.partition(":")
     try:
@@ -85,7 +85,7 @@ def _list_tasks(plugin: Plugin) -> list[TaskListing]:
 
 
 def _check_info(info: Any) -> TaskInfo:
-    """`info`, or `PluginError` where it is no name card that this version can use."""
+    """Return `info`, or raise `PluginError` where this version cannot use it."""
     if not isinstance(info, TaskInfo):
         raise PluginError(f"gpt2spec_tasks() returned {reprlib.repr(info)}, not a gpt2spec.tasks.info.TaskInfo")
     if info.api_version != TASK_API_VERSION:

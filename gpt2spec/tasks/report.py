@@ -1,4 +1,4 @@
-"""Scores as text and as JSON, wherever they are shown or written."""
+"""This module formats scores as text and as JSON."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ NOTHING = "no published GPT-2 score"
 
 
 def figure(score: Score) -> str:
-    """The number with its standard error."""
+    """A score as text: the number with its standard error."""
     error = "no standard error" if math.isnan(score.stderr) else f"{score.stderr:.2g}"
     return f"{score.value:.4g} ± {error}" + ("" if score.count == 1 else f" (n = {score.count:,})")
 
 
 def result_json(result: Result) -> dict[str, Any]:
-    """One task's scores; numbers that are not finite are null."""
+    """The scores of one task as JSON. Numbers that are not finite become null."""
     scores = []
     for score in result.scores:
         published = None if score.published is None else dataclasses.asdict(score.published)
@@ -26,7 +26,7 @@ def result_json(result: Result) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for NaN and the infinities, which are no JSON."""
+    """`value` with None in place of NaN and the infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list):

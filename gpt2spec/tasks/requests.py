@@ -1,4 +1,4 @@
-"""The two things a task can ask of a model, and the answers. Everything is token ids."""
+"""The two kinds of requests that a task makes to a model, and the answers. Texts are token ids here."""
 
 import dataclasses
 import hashlib
@@ -12,10 +12,10 @@ from gpt2spec.decoding.options import GenerateOptions
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely is `target` after `context`, which is not empty?
+    """A request for the likelihood of `target` after `context`, which is not empty.
 
-    What of the context does not fit the model is left out from its beginning; a target that does not fit is read in
-    windows. `banned` are tokens that a filtered guess of the target's first token leaves out.
+    A context that is too long loses its beginning; a target that is too long is read in windows. A filtered guess of
+    the target's first token leaves out the tokens in `banned`.
     """
 
     context: tuple[int, ...]
@@ -24,15 +24,18 @@ class Likelihood:
 
     @property
     def length(self) -> int:
-        """Tokens that are read."""
+        """The number of tokens that the model reads."""
         return len(self.context) + len(self.target) - 1
 
 
 @dataclass(frozen=True)
 class Likely:
-    """The answer: log-likelihood of the target in nats, and which of its tokens were the likeliest at their place.
+    """The answer to `Likelihood`.
 
-    `filtered` says it of the first token where the banned ones are left out.
+    Attributes:
+        total: the log-likelihood of the target in nats.
+        greedy: for each token of the target, whether it was the likeliest.
+        filtered: whether the first token was the likeliest of those that are not banned.
     """
 
     total: float
@@ -40,32 +43,32 @@ class Likely:
     filtered: bool
 
     def to_json(self) -> list[Any]:
-        """In few characters."""
+        """A short form for JSON."""
         return [self.total, "".join("01"[flag] for flag in self.greedy), self.filtered]
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """How does the model go on after `prompt`? The prompt and `max_new_tokens` fit its context together."""
+    """A request for the text after `prompt`. The prompt and `max_new_tokens` together fit the model's context."""
 
     prompt: tuple[int, ...]
     options: GenerateOptions
 
     @property
     def length(self) -> int:
-        """Tokens that are read and made."""
+        """The number of tokens that are read and generated."""
         return len(self.prompt) + self.options.max_new_tokens
 
 
 @dataclass(frozen=True)
 class Continued:
-    """The answer: the new text before any stop string, and the log-likelihood of all new tokens in nats."""
+    """The answer to `Continuation`: the text before any stop string, and the log-likelihood of its tokens."""
 
     text: str
     logprob: float
 
     def to_json(self) -> list[Any]:
-        """In few characters."""
+        """A short form for JSON."""
         return [self.text, self.logprob]
 
 
@@ -74,7 +77,7 @@ Answer = Likely | Continued
 
 
 def key_of(request: Request) -> str:
-    """A hash of everything the answer depends on but the model."""
+    """A hash of everything that the answer depends on, except the model."""
     if isinstance(request, Likelihood):
         content: list[Any] = ["likelihood", request.context, request.target, sorted(request.banned)]
     else:
@@ -84,7 +87,7 @@ def key_of(request: Request) -> str:
 
 
 def answer_from_json(request: Request, content: Sequence[Any]) -> Answer:
-    """The inverse of an answer's `to_json`."""
+    """Read an answer that `to_json` wrote."""
     if isinstance(request, Likelihood):
         total, greedy, filtered = content
         return Likely(float(total), tuple(flag == "1" for flag in greedy), bool(filtered))
@@ -97,8 +100,8 @@ class Asked:
     """Requests with their answers, in order.
 
     Attributes:
-        requests: what was asked about one example.
-        answers: what the model answered.
+        requests: the requests about one example.
+        answers: the model's answers.
     """
 
     requests: tuple[Request, ...] = field(repr=False)
@@ -106,10 +109,10 @@ class Asked:
 
     @property
     def likely(self) -> list[Likely]:
-        """The answers, where all are likelihoods."""
+        """The answers to the requests for likelihoods."""
         return [answer for answer in self.answers if isinstance(answer, Likely)]
 
     @property
     def texts(self) -> list[Continued]:
-        """The answers, where all are continuations."""
+        """The answers to the requests for continuations."""
         return [answer for answer in self.answers if isinstance(answer, Continued)]

@@ -1,8 +1,8 @@
-"""How likely a model holds texts: rows of tokens in batches, one forward pass each.
+"""This module computes the likelihoods of texts, one forward pass for each batch of rows.
 
-Rows are sorted by length and padded to one of few widths, so that compilers see few shapes. What stands in a row's
-padding is later than all that is looked at, so rows do not affect each other. Logits are computed only where a
-target is predicted, some positions at a time: [B, T, V] never exists.
+Rows are sorted by length and padded to one of few widths, so that compilers see few shapes. The padding comes after all
+positions that are used, so it does not affect them. Logits are computed only where a target is predicted, for some
+positions at a time: [B, T, V] never exists.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from gpt2spec.model import transformer
 from gpt2spec.tasks.requests import Likelihood, Likely
 
 HEAD_VALUES = 2**26
-"""The most logits that are computed at a time: 256 MiB in float32."""
+"""The most logits that are computed at a time, which take 256 MiB in float32."""
 HEAD_ROWS = (256, 4096)
 """The fewest and the most positions whose logits are computed at a time."""
 
 
 class Row(NamedTuple):
-    """Tokens that are read, and how many of the last are targets: token i + 1 is predicted after token i."""
+    """The tokens of a row, and how many of the last are targets; token i + 1 is predicted from those up to token i."""
 
     tokens: tuple[int, ...]
     targets: int
 
     @property
     def read(self) -> int:
-        """Tokens that are read: all but the last."""
+        """The number of tokens that are read, which are all but the last."""
         return len(self.tokens) - 1
 
 
 class Predicted(NamedTuple):
-    """Of each target of a row: its log-probability, and whether it was the likeliest token, without banned ones."""
+    """For each target of a row: its log-probability, and whether it was the likeliest, of all and of allowed tokens."""
 
     logprobs: np.ndarray
     greedy: np.ndarray
@@ -49,12 +49,12 @@ class Predicted(NamedTuple):
 
 
 class Scorer:
-    """A model that says how likely it holds texts."""
+    """A model that computes the likelihoods of texts."""
 
     def __init__(
         self, backend: Backend, config: GPT2Config, params: Weights, banned: Iterable[int] = (), batch_size: int = 16
     ) -> None:
-        """Put `params` on the device, unless they are there. `banned` is what filtered guesses miss."""
+        """Put `params` on the device, unless they are there. Filtered guesses leave out the `banned` tokens."""
         if batch_size < 1:
             raise InputError(f"a batch has at least 1 row, not {batch_size}")
         self.backend, self.config, self.batch_size = backend, config, batch_size
@@ -63,12 +63,12 @@ class Scorer:
         self.ban(banned)
 
     def ban(self, tokens: Iterable[int]) -> None:
-        """Change what filtered guesses leave out."""
+        """Change the tokens that filtered guesses leave out."""
         self._mask = np.zeros(self.config.vocab_size)
         self._mask[list(tokens)] = 1.0
 
     def score(self, requests: Sequence[Likelihood]) -> list[Likely]:
-        """The answers, in order. They do not depend on each other nor on `batch_size`, but for rounding."""
+        """The answers, in order. Apart from rounding, they do not depend on each other or on `batch_size`."""
         rows = [row for request in requests for row in rows_of(request, self.config.n_ctx)]
         predicted: dict[int, Predicted] = {}
         for places in batches([row.read for row in rows], self.batch_size, self.config.n_ctx):
@@ -91,24 +91,24 @@ class Scorer:
             yield Predicted(*(column[end - row.targets : end] for column in found))
 
     def _head(self, hidden: Any, places: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Some positions at a time; the last ones padded."""
+        """Compute log-probabilities for some positions at a time; the last group is padded."""
         most = max(HEAD_ROWS[0], min(HEAD_ROWS[1], 1 << int(math.log2(max(1, HEAD_VALUES // self.config.vocab_size)))))
         head, mask = _head(self.backend), self.backend.put(self._mask)
         columns = []
         for first in range(0, len(places), most):
-            part = slice(first, min(first + most, len(places)))
-            count = part.stop - part.start
+            group = slice(first, min(first + most, len(places)))
+            count = group.stop - group.start
             size = HEAD_ROWS[0] if count <= HEAD_ROWS[0] else most
-            at, expected = (np.pad(array[part], (0, size - count)) for array in (places, targets))
+            at, expected = (np.pad(array[group], (0, size - count)) for array in (places, targets))
             wte = self._params["wte"]["weight"]
             out = head(hidden, wte, self.backend.put(at), self.backend.put(expected), mask)
             losses, best, allowed = (self.backend.to_numpy(x)[:count] for x in out)
-            columns.append((-losses.astype(np.float64), best == targets[part], allowed == targets[part]))
+            columns.append((-losses.astype(np.float64), best == targets[group], allowed == targets[group]))
         return tuple(np.concatenate(column) for column in zip(*columns, strict=True))
 
 
 def rows_of(request: Likelihood, n_ctx: int) -> list[Row]:
-    """The rows that answer a request: one, unless the target is empty or alone passes the context."""
+    """The rows that answer a request: one, unless the target is empty or longer than the context."""
     tokens = (*request.context, *request.target)
     if not request.target:
         return []
@@ -119,7 +119,7 @@ def rows_of(request: Likelihood, n_ctx: int) -> list[Row]:
 
 
 def batches(lengths: Sequence[int], batch_size: int, n_ctx: int) -> Iterator[list[int]]:
-    """Places of rows that are computed together, the longest first: of one width, at most `batch_size`."""
+    """Group rows of equal padded width, at most `batch_size` each, the longest first. Yields their indices."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for place in order:
@@ -133,20 +133,20 @@ def batches(lengths: Sequence[int], batch_size: int, n_ctx: int) -> Iterator[lis
 
 
 def width_of(length: int, n_ctx: int) -> int:
-    """What rows are padded to: 8, 16, 24, 32, 48, 64, 96 and so on, powers of two and halfway between, up to n_ctx."""
+    """The padded width of a row: 8, 16, 24, 32, 48, 64, 96, … (powers of two and their means), at most `n_ctx`."""
     power = max(8, 1 << (length - 1).bit_length())
     return min(n_ctx, power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power)
 
 
 def _padded(count: int, batch_size: int) -> int:
-    """Rows of a batch that is not full: a power of two."""
+    """The padded number of rows of a batch that is not full: a power of two."""
     return min(batch_size, 1 << (count - 1).bit_length())
 
 
-def _joined(parts: Sequence[Predicted]) -> Likely:
-    if not parts:
+def _joined(rows: Sequence[Predicted]) -> Likely:
+    if not rows:
         return Likely(0.0, (), True)
-    logprobs, greedy, filtered = (np.concatenate(column) for column in zip(*parts, strict=True))
+    logprobs, greedy, filtered = (np.concatenate(column) for column in zip(*rows, strict=True))
     if np.isnan(logprobs).any():
         raise InputError("the model's logits are not finite: its weights are damaged, or training has diverged")
     return Likely(math.fsum(logprobs), tuple(map(bool, greedy)), bool(filtered[0]))

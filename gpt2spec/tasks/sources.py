@@ -1,4 +1,4 @@
-"""Reading the files of datasets: what is missing or of another form is a `DataError` that says so."""
+"""This module reads the files of datasets. A missing file, or one in another format, is a `DataError`."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from gpt2spec.errors import DataError
 
 
 def read_text(path: Path, newline: str | None = None) -> str:
-    """A file of UTF-8; `newline=""` leaves its line ends as they are."""
+    """Read a file of UTF-8 text; `newline=""` leaves its line ends as they are."""
     try:
         with path.open(encoding="utf-8", newline=newline) as file:
             return file.read().removeprefix("\ufeff")
@@ -22,7 +22,7 @@ def read_text(path: Path, newline: str | None = None) -> str:
 
 
 def only_file(path: Path, *patterns: str) -> Path:
-    """`path` itself if it is a file, or the one file in the folder that matches the first pattern that any matches."""
+    """`path` if it is a file; in a folder, the one file that matches the first pattern for which there is any."""
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
     if path.is_file():
@@ -37,19 +37,19 @@ def only_file(path: Path, *patterns: str) -> Path:
 
 
 def json_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one a line, each of which has all of `keys`."""
+    """The JSON objects of a file, one per line; each must have all of `keys`."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield checked(parsed(line, f"line {number} of {path}"), f"line {number} of {path}", *keys)
 
 
 def json_file(path: Path, *keys: str) -> dict[str, Any]:
-    """The one object of a JSON file, with all of `keys`."""
+    """The object in a JSON file, which must have all of `keys`."""
     return checked(parsed(read_text(path), str(path)), str(path), *keys)
 
 
 def parsed(text: str, place: str) -> Any:
-    """JSON; `place` is what errors call it."""
+    """Parse JSON; errors call it `place`."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -57,7 +57,7 @@ def parsed(text: str, place: str) -> Any:
 
 
 def checked(found: Any, place: str, *keys: str) -> dict[str, Any]:
-    """`found`, if it is an object with all of `keys`."""
+    """Return `found`, which must be an object with all of `keys`."""
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
         raise DataError(f"{place} has no {' and no '.join(map(repr, missing))}; is it a file of another dataset?")
@@ -65,7 +65,7 @@ def checked(found: Any, place: str, *keys: str) -> dict[str, Any]:
 
 
 def csv_rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    """The rows of a CSV file whose first line names its columns, all of `columns` among them."""
+    """The rows of a CSV file whose first line names its columns; all of `columns` must be among them."""
     rows = csv.DictReader(io.StringIO(read_text(path, newline=""), newline=""))
     missing = [column for column in columns if column not in (rows.fieldnames or ())]
     if missing:

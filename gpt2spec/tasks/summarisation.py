@@ -1,4 +1,4 @@
-"""CNN/DailyMail: news articles and their highlights (Hermann et al. 2015, See et al. 2017)."""
+"""CNN/DailyMail asks for summaries of news articles (Hermann et al. 2015, See et al. 2017)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ class Article:
 
 
 class Summaries(Task):
-    """ROUGE of what follows the article, with `TL;DR:` after it and without; and of the article's own beginning."""
+    """ROUGE of summaries with and without the hint `TL;DR:`, and of the article's own first sentences."""
 
     def read(self, path: Path) -> list[Article]:
-        """A folder of `.story` files, or JSON lines with "article" and "highlights"."""
+        """Read a folder of `.story` files, or JSON lines with "article" and "highlights"."""
         if path.is_file():
             found = json_lines(path, "article", "highlights")
             return [Article(each["article"].strip(), tuple(_lines(each["highlights"]))) for each in found]
@@ -44,7 +44,7 @@ class Summaries(Task):
         return [_story(file) for file in files]
 
     def requests(self, example: Article, reader: Reader) -> list[Request]:
-        """The summary with and without the hint."""
+        """Ask for a summary with and without the hint."""
         return [
             reader.continuation(hint, MAX_NEW_TOKENS, document=example.text, temperature=1.0, top_k=TOP_K)
             for hint in (HINT, "")
@@ -77,7 +77,7 @@ def _scores(examples: Sequence[Article], texts: Sequence[str], which: str, proto
 
 
 def rouge_of(text: str, article: Article) -> list[float]:
-    """F1 of ROUGE-1, ROUGE-2 and of ROUGE-L between sentences, of the first sentences of a text."""
+    """The F1 scores of the first sentences of a text: ROUGE-1, ROUGE-2, and ROUGE-L between sentences."""
     prediction = [words_of(sentence) for sentence in sentences(text)[:SENTENCES]]
     reference = [words_of(sentence) for sentence in article.highlights]
     flat, expected = ([word for sentence in side for word in sentence] for side in (prediction, reference))

@@ -1,4 +1,4 @@
-"""The contract of a task: examples from files, requests about them, and scores from the answers."""
+"""The contract of a task, which reads examples, makes requests about them, and computes scores from the answers."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,12 +17,12 @@ from gpt2spec.tasks.requests import Asked, Request
 
 @dataclass(frozen=True)
 class Published:
-    """Scores that others have published, and what speaks against comparing with them.
+    """Scores that others have published, and why they may not be comparable.
 
     Attributes:
         values: a score for each model, named by its parameters: "124M", "355M", "774M", "1558M".
         source: who published it, and where.
-        caveat: in what its protocol differs, or what of it is unknown.
+        caveat: how its protocol differs, or what is unknown about it.
     """
 
     values: Mapping[str, float]
@@ -32,16 +32,16 @@ class Published:
 
 @dataclass(frozen=True)
 class Score:
-    """One number, and everything needed to know what it means.
+    """A number, and everything needed to know what it means.
 
     Attributes:
         name: what is measured: "accuracy", "perplexity per word".
         value: the number; shares and F1 are in per cent.
         stderr: its standard error; NaN where there is none.
-        count: over how many examples.
+        count: the number of examples.
         protocol: how it was measured, in a few words.
-        published: what it may be compared with; None if there is nothing.
-        details: what it was computed from.
+        published: published scores to compare it with, or None.
+        details: the numbers that it was computed from.
     """
 
     name: str
@@ -56,22 +56,22 @@ class Score:
 def mean_score(
     name: str, values: Sequence[float] | np.ndarray, protocol: str, published: Published | None = None
 ) -> Score:
-    """The mean of values from 0 to 1, one an example, in per cent."""
+    """The mean, in per cent, of values from 0 to 1, one for each example."""
     mean = float(np.mean(values)) if len(values) else math.nan
     return Score(name, 100.0 * mean, 100.0 * standard_error(values), len(values), protocol, published)
 
 
 class Task(ABC):
-    """A benchmark. Examples are of whatever type the task likes."""
+    """A benchmark. Its examples may have any type."""
 
     @abstractmethod
     def read(self, path: Path) -> list[Any]:
-        """The examples in a file or folder of the dataset's own format; `DataError` where it is another."""
+        """Read the examples from a file or folder in the dataset's own format; any other is a `DataError`."""
 
     @abstractmethod
     def requests(self, example: Any, reader: Reader) -> list[Request]:
-        """What is asked of the model about one example."""
+        """The requests to the model about one example."""
 
     @abstractmethod
     def scores(self, examples: Sequence[Any], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """The scores, from what was asked about each example and answered."""
+        """The scores, computed from the requests about each example and their answers."""

@@ -1,4 +1,4 @@
-"""Translation between English and French: WMT14's news test set, or any other two files of the kind."""
+"""Translation between English and French, from WMT14's news test set or any two files of the same form."""
 
 import html
 import re
@@ -19,7 +19,7 @@ from gpt2spec.tasks.sources import read_text
 from gpt2spec.tasks.task import Score, Task
 
 SHOTS = 5
-"""Pairs that stand before every sentence: the first ones of the files, which are not scored."""
+"""The first pairs of the files, so many of them, are shown before every sentence and not scored."""
 MAX_NEW_TOKENS = 128
 
 _PATTERNS = {"en": ("*.en.sgm", "*.en", "eng_*"), "fr": ("*.fr.sgm", "*.fr", "fra_*")}
@@ -28,7 +28,7 @@ _SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence, its translation, and the pairs that are shown before it."""
+    """A sentence, its translation, and the pairs shown before it."""
 
     source: str
     target: str
@@ -37,13 +37,13 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Translation(Task):
-    """BLEU from one language to another, "en" or "fr"."""
+    """Translation from one language into another, "en" or "fr", scored by BLEU."""
 
     source: str
     target: str
 
     def read(self, path: Path) -> list[Sentence]:
-        """A folder with a file in each language: a sentence a line, or WMT's `.sgm`."""
+        """Read a folder with one file for each language, with one sentence per line or in WMT's `.sgm` format."""
         sources, targets = (
             _segments(_file(path, language, word)) for language, word in ((self.source, "src"), (self.target, "ref"))
         )
@@ -56,12 +56,12 @@ class Translation(Task):
         return [Sentence(source, target, shown) for source, target in pairs[SHOTS:]]
 
     def requests(self, example: Sentence, reader: Reader) -> list[Request]:
-        """What follows the pairs, the sentence and an equals sign."""
+        """Ask for the text after the pairs, the sentence and an equals sign."""
         prompt = f"{example.shown}{example.source} ="
         return [reader.continuation(prompt, MAX_NEW_TOKENS, stop=("\n",))]
 
     def scores(self, examples: Sequence[Sentence], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """BLEU of the corpus, with a bootstrapped standard error."""
+        """The BLEU score of the corpus, with a bootstrapped standard error."""
         made = [first_sentences(each.texts[0].text, 1) for each in asked]
         counts = np.array(
             [
@@ -85,17 +85,17 @@ class Translation(Task):
 
 
 def english_to_french() -> Translation:
-    """Into French."""
+    """Translation into French."""
     return Translation("en", "fr")
 
 
 def french_to_english() -> Translation:
-    """Into English."""
+    """Translation into English."""
     return Translation("fr", "en")
 
 
 def _file(path: Path, language: str, word: str) -> Path:
-    """The file of a language; of several, the one with `word`, "src" or "ref", in its name."""
+    """The file of a language. Where there are several, `word` ("src" or "ref") must be in its name."""
     for pattern in _PATTERNS[language]:
         found = sorted(path.rglob(pattern)) if path.is_dir() else []
         found = [each for each in found if word in each.name] or found

@@ -1,7 +1,7 @@
-"""Winograd schemas: whom a pronoun means (Levesque et al. 2012), scored as by Trinh & Le (2018).
+"""Winograd schemas ask whom a pronoun means (Levesque et al. 2012); they are scored as by Trinh & Le (2018).
 
-Each candidate takes the pronoun's place. Full scoring compares the likelihoods of the sentences, partial scoring
-those of what follows the candidate, given everything up to it.
+Each candidate takes the pronoun's place. Full scoring compares the likelihoods of the whole sentences; partial scoring
+compares those of the text after the candidate, given everything up to it.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -19,7 +19,7 @@ from gpt2spec.tasks.task import Score, Task, mean_score
 
 MASK = "[MASK]"
 COUNT = 273
-"""The schemas of the collection that scores are reported for are its first 273."""
+"""Scores are reported for the first 273 schemas of the collection."""
 
 _POSSESSIVE = ("his", "its", "their", "my", "your", "our")
 _LOWERED = ("The", "A", "An", "My", "His", "Her", "Its", "Our", "Their", "Some", "This", "That")
@@ -49,16 +49,16 @@ class Schema:
 
 
 class Winograd(Task):
-    """Accuracy by full and by partial scoring."""
+    """Winograd schemas, scored by accuracy with full and with partial scoring."""
 
     def read(self, path: Path) -> list[Schema]:
-        """`WSCollection.xml` of the authors, or blocks of lines: text with [MASK], [MASK], candidates, answer."""
+        """Read the authors' `WSCollection.xml`, or blocks of lines: text with [MASK], [MASK], candidates, answer."""
         path = only_file(path, "WSCollection.xml", "wsc273.txt")
         text = read_text(path)
         return (_from_xml(text, path) if path.suffix == ".xml" else _from_blocks(text, path))[:COUNT]
 
     def requests(self, example: Schema, reader: Reader) -> list[Request]:
-        """For each candidate, the whole text and then its ending."""
+        """Ask for the likelihood of the whole text with each candidate, and of its ending."""
         asked: list[Request] = []
         for candidate in example.candidates:
             beginning, ending = example.beginning(candidate), example.ending()
@@ -66,7 +66,7 @@ class Winograd(Task):
         return asked
 
     def scores(self, examples: Sequence[Schema], asked: Sequence[Asked], reader: Reader) -> list[Score]:
-        """Partial scoring is the better one, and comes first."""
+        """The accuracy by partial scoring, which is higher and comes first, and by full scoring."""
         full, partial = (
             [best([a.total for a in each.likely[i::2]]) == e.right for e, each in zip(examples, asked, strict=True)]
             for i in (0, 1)
