@@ -50,7 +50,9 @@ def loss_and_gradients(
     """
     tokens, targets = check_tokens(config, tokens), check_tokens(config, targets, "targets")
     if tokens.shape != targets.shape:
-        raise InputError(f"tokens are {list(tokens.shape)} and targets {list(targets.shape)}; they must be alike")
+        raise InputError(
+            f"tokens are {list(tokens.shape)} and targets {list(targets.shape)}; they must have the same shape"
+        )
     params = check_parameters(config, params)
     compiled = _compiled_loss_and_gradients(backend, config)
     loss, gradients = compiled(backend.load_params(params), backend.put(tokens), backend.put(targets))

@@ -121,8 +121,8 @@ def test_tokens_that_do_not_fit_are_refused(tokens: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([[1, 2, 3]], "tokens are [2, 3] and targets [1, 3]; they must be alike"),
-        ([[1, 2], [3, 4]], "tokens are [2, 3] and targets [2, 2]; they must be alike"),
+        ([[1, 2, 3]], "tokens are [2, 3] and targets [1, 3]; they must have the same shape"),
+        ([[1, 2], [3, 4]], "tokens are [2, 3] and targets [2, 2]; they must have the same shape"),
         ([[1, 2, 3], [4, 5, 11]], "targets[1, 2] is 11; this model's ids go from 0 to 10"),
         ([[1, 2, 3], [4, 5, -100]], "targets[1, 2] is -100; this model's ids go from 0 to 10"),
         ([[1.0]], "targets are integers [B, T], at least one; got float64 [1, 1]"),

@@ -557,7 +557,10 @@ def test_conform_lists_cases_and_mutants(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--mutant", "gelu-0.0471"], "there is no mutant 'gelu-0.0471' (did you mean 'gelu-0.04715'?)"),
         (["--backend", "nunpy"], "there is no backend 'nunpy' (did you mean 'numpy'?)"),
-        (["--backend", "numpy", "--subject", "a:b"], "--subject is by itself"),
+        (
+            ["--backend", "numpy", "--subject", "a:b"],
+            "--subject is by itself: it cannot be given with --backend and its options, or with --mutant",
+        ),
         (["--subject", "nowhere:f"], "No module named 'nowhere'"),
         (["--level", "all"], "there is no level 'all'"),
         (["--expected", "nowhere.toml"], "cannot read the expected failures in nowhere.toml"),

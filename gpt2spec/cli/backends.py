@@ -1,4 +1,4 @@
-"""`gpt2spec backends`: which backends are installed, and whether they can be used. Imports no framework."""
+"""`gpt2spec backends` lists the installed backends and whether they can be used. It imports no framework."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list; a broken backend is shown, and is no failure of this command."""
+    """Print the list. A broken backend is shown; it is not an error of this command."""
     from gpt2spec.cli.table import format_table
     from gpt2spec.plugins import backend_listings
 
@@ -38,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_row(listing: "BackendListing") -> tuple[str, str, str, str]:
-    """A line of the table."""
+    """A row of the table."""
     origin = f"{listing.plugin.distribution} {listing.plugin.version}".rstrip()
     return listing.name, origin, listing.status, listing.info.summary if listing.info else ""
 
 
 def as_json(listing: "BackendListing") -> dict[str, Any]:
-    """Everything that is known of a backend."""
+    """Everything that is known about a backend, for JSON."""
     return {
         "name": listing.name,
         "summary": listing.info.summary if listing.info else "",
@@ -61,7 +61,7 @@ def as_json(listing: "BackendListing") -> dict[str, Any]:
 
 
 def framework_versions(listing: "BackendListing") -> dict[str, str]:
-    """Versions of the modules a backend requires, from their metadata; empty for those not installed."""
+    """The versions of the modules that a backend requires, from their metadata; empty where one is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

@@ -1,7 +1,8 @@
-"""The options that say which checkpoint, shared by the commands that open one."""
+"""The options that choose a checkpoint, shared by the commands that open one."""
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpt2spec.errors import CheckpointError
 
@@ -9,8 +10,8 @@ if TYPE_CHECKING:
     from gpt2spec.checkpoints.reader import CheckpointReader
 
 
-def add_checkpoint_arguments(parser: Any, required: bool = False) -> None:
-    """Declare `--checkpoint` and `--step`, to a parser or to a group of it."""
+def add_checkpoint_arguments(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    """Declare `--checkpoint` and `--step` in a parser or in a group of its options."""
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -21,22 +22,24 @@ def add_checkpoint_arguments(parser: Any, required: bool = False) -> None:
     add_step_argument(parser)
 
 
-def add_step_argument(parser: Any) -> None:
+def add_step_argument(parser: argparse._ActionsContainer) -> None:
     """Declare `--step`."""
     parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a run (default: the last)")
 
 
-def add_tokenizer_argument(parser: Any, whose: str = "of a checkpoint that does not say its tokenizer") -> None:
-    """Declare `--tokenizer`, for commands that need text; the help says `whose` it is."""
+def add_tokenizer_argument(
+    parser: argparse._ActionsContainer, purpose: str = "for a checkpoint that does not record its tokenizer"
+) -> None:
+    """Declare `--tokenizer`, for commands that read or write text; the help text ends with its `purpose`."""
     parser.add_argument(
         "--tokenizer",
         metavar="NAME|DIR",
-        help=f"gpt2, bytes, or a folder with one: {whose}",
+        help=f"gpt2, bytes, or a folder with one, {purpose}",
     )
 
 
 def opened(path: Path, step: int | None) -> "CheckpointReader":
-    """The checkpoint at `path`; where one of a run is damaged, the `CheckpointError` offers the one before."""
+    """Open the checkpoint at `path`. If one of a run is damaged, the `CheckpointError` names the one before."""
     from gpt2spec.checkpoints.opening import earlier_step, open_checkpoint
 
     try:

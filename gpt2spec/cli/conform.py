@@ -1,6 +1,6 @@
-"""`gpt2spec conform`: is it GPT-2? Puts the conformance suite to a backend or to somebody's own implementation.
+"""`gpt2spec conform` judges by the conformance suite whether a backend, or any implementation, is GPT-2.
 
-Of the core, this command and `vectors` alone know the suite, and import it only when they run.
+In the core, only this command and `vectors` import the suite, and only when they run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ NAME = "conform"
 HELP = "judge whether a backend, or any implementation, is GPT-2"
 
 ALL = "all"
-"""What `--backend` takes for every installed backend."""
+"""The value of `--backend` for every installed backend."""
 FULL = "float32"
 """The precision in which a backend must conform before it is judged in a lower one."""
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge every subject that was asked for. Returns 0 if all passed, 1 if not, 130 if interrupted."""
+    """Judge every chosen subject. Returns 0 if all passed, 1 if not, 130 if interrupted."""
     from gpt2spec_conformance.session import read_expected, select_cases
 
     if args.list_mutants:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     interrupted = False
     try:
         for outcome in judge_all(args, cases, expected):
-            outcomes.append(outcome)  # one by one: Ctrl-C keeps what there is
+            outcomes.append(outcome)  # one by one, so that Ctrl-C keeps the finished ones
             interrupted = outcome is not None and not outcome.complete
             if interrupted:
                 break
@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def judge_all(args: argparse.Namespace, cases: Sequence["Case"], expected: Any) -> Iterator["SessionReport | None"]:
-    """A session of each subject, shown when it ends; None for a subject that could not be made.
+    """Run a session of each subject and show it at its end. Yields None for a subject that could not be made.
 
-    Only where all backends are asked for does it go on after such a fault.
+    After such a fault it continues only with `--backend all`.
     """
     from gpt2spec_conformance.report import terminal
     from gpt2spec_conformance.report.progress import Progress
@@ -119,9 +119,9 @@ def judge_all(args: argparse.Namespace, cases: Sequence["Case"], expected: Any) 
 def full_precision(
     args: argparse.Namespace, name: str, subject: "Subject", cases: Sequence["Case"], expected: Any
 ) -> "SessionReport | None":
-    """The session of the same backend in float32, where a lower precision is asked for; its outcome in a line.
+    """Judge a backend in float32 before it is judged in a lower precision, and print the verdict in a line.
 
-    The larger epsilons of a lower precision would hide many a mistake. None where there is nothing to judge.
+    The larger epsilons of a lower precision would hide many a mistake. Returns None where there is nothing to judge.
     """
     from gpt2spec_conformance.report import summary
     from gpt2spec_conformance.report.progress import Progress
@@ -143,7 +143,7 @@ def full_precision(
 
 
 def full_precision_arguments(args: argparse.Namespace, name: str, subject: "Subject") -> argparse.Namespace | None:
-    """Those of the same backend in float32 and with exact weights; None where it is that already."""
+    """The arguments for the same backend in float32 with exact weights; None where these are given already."""
     from gpt2spec_conformance.error import EPSILON
 
     options = dict(args.backend_options or {})
@@ -154,7 +154,7 @@ def full_precision_arguments(args: argparse.Namespace, name: str, subject: "Subj
 
 
 def write(args: argparse.Namespace, sessions: Sequence["SessionReport"]) -> None:
-    """Write the report, if one is asked for and there is anything to report."""
+    """Write the report, if one was requested and there is anything to report."""
     from gpt2spec_conformance.report.folder import write_reports
 
     if args.report and sessions:
@@ -163,7 +163,7 @@ def write(args: argparse.Namespace, sessions: Sequence["SessionReport"]) -> None
 
 
 def subjects(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], "Subject"]]]:
-    """The name of each subject that is asked for, and what makes it."""
+    """The name of each chosen subject, and a function that makes it."""
     from gpt2spec_conformance.session import local_subject
 
     from gpt2spec.plugins import backend_listings
@@ -171,7 +171,9 @@ def subjects(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], "Subj
     if args.subject:
         given = [args.backend, args.device, args.dtype, args.backend_options, *args.mutant]
         if any(value is not None for value in given):
-            raise ConfigError("--subject is by itself: --backend with all that belongs to it, and --mutant, go without")
+            raise ConfigError(
+                "--subject is by itself: it cannot be given with --backend and its options, or with --mutant"
+            )
         yield args.subject, lambda: local_subject(args.subject)
     elif args.backend != ALL:
         yield args.backend or "numpy", lambda: backend_subject(args)
@@ -185,7 +187,7 @@ def subjects(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], "Subj
 
 
 def backend_subject(args: argparse.Namespace) -> "Subject":
-    """The backend as a subject, with the mistakes that are asked for."""
+    """The backend as a subject, with the mistakes that `--mutant` names."""
     from gpt2spec_conformance.mutants import MutatedSubject, catalogue
     from gpt2spec_conformance.subject import BackendSubject
 
@@ -199,27 +201,27 @@ def backend_subject(args: argparse.Namespace) -> "Subject":
 
 
 def command(args: argparse.Namespace, name: str) -> str:
-    """The command line that judges one of the subjects, without what selects cases."""
-    who = ["--subject" if args.subject else "--backend", name]
-    where = [
+    """The command line that judges one of the subjects, without the options that select cases."""
+    subject = ["--subject" if args.subject else "--backend", name]
+    device = [
         word for option in ("device", "dtype") if (value := getattr(args, option)) for word in (f"--{option}", value)
     ]
     options = (args.backend_options or {}).items()
-    how = [word for option, value in options for word in ("--backend-option", f"{option}={value}")]
+    own = [word for option, value in options for word in ("--backend-option", f"{option}={value}")]
     mutants = [word for mutant in args.mutant for word in ("--mutant", mutant)]
     expected = ["--expected", str(args.expected)] if args.expected else []
-    return shlex.join(["gpt2spec", "conform", *who, *where, *how, *mutants, *expected])
+    return shlex.join(["gpt2spec", "conform", *subject, *device, *own, *mutants, *expected])
 
 
 def case_table(cases: Sequence["Case"]) -> str:
-    """The cases with what holds if they pass."""
+    """A table of the cases and of what holds if they pass."""
     from gpt2spec.cli.table import format_table
 
     return format_table([("CASE", "LEVEL", "SUMMARY"), *((case.id, case.level, case.summary) for case in cases)])
 
 
 def mutant_table() -> str:
-    """The known mistakes, and the case that tells each."""
+    """A table of the known mistakes and of the case that catches each."""
     from gpt2spec_conformance.mutants import catalogue
 
     from gpt2spec.cli.table import format_table

@@ -1,4 +1,4 @@
-"""`gpt2spec convert`: a checkpoint of any format into one of Hugging Face, nanoGPT or llm.c, or of ours, whole."""
+"""`gpt2spec convert` writes a checkpoint in the format of Hugging Face, nanoGPT or llm.c, or in our own."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gpt2spec.checkpoints.reader import CheckpointReader
 
 NAME = "convert"
-HELP = "write a checkpoint in the format of Hugging Face, nanoGPT or llm.c, or one in parts as a whole"
+HELP = "write a checkpoint in the format of Hugging Face, nanoGPT or llm.c, or a sharded one as a whole"
 
 BYTES_A_VALUE = 4
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="FORMAT",
-        help="hf (a folder), nanogpt (a .pt file), llmc (a .bin file), or gpt2spec (a folder, of one in parts)",
+        help="hf (a folder), nanogpt (a .pt file), llmc (a .bin file), or gpt2spec (a folder, from a sharded one)",
     )
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), or bfloat16, rounded")
     add_step_argument(parser)
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, and say what was written."""
+    """Convert, and print what was written."""
     from gpt2spec.byte_progress import ByteProgress
     from gpt2spec.checkpoints.convert import convert, format_named, verify
     from gpt2spec.cli.info import hashes_text
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def named(reader: "CheckpointReader", tokenizer: str, form: "Format") -> "CheckpointReader":
-    """The checkpoint with the tokenizer that it does not say itself."""
+    """The checkpoint with the tokenizer that it does not record itself."""
     from gpt2spec.checkpoints.tokenizers import with_tokenizer
     from gpt2spec.errors import ConfigError
 
@@ -81,7 +81,7 @@ def named(reader: "CheckpointReader", tokenizer: str, form: "Format") -> "Checkp
 
 
 def summary(reader: "CheckpointReader", target: Path, form: "Format", dtype: str, verified: bool) -> str:
-    """What was done, as a table, and what one should know of it."""
+    """A table of what was done, and notes on what a user should know about it."""
     from gpt2spec.checkpoints.convert import notes_on
     from gpt2spec.checkpoints.released import release_note
     from gpt2spec.cli.table import format_table

@@ -1,4 +1,4 @@
-"""`gpt2spec data`: turn text into token shards, and show what a prepared folder holds."""
+"""`gpt2spec data` turns text into token shards, and shows what a prepared folder holds."""
 
 import argparse
 import dataclasses
@@ -15,7 +15,7 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments. Those left out are as in `PrepareOptions`."""
+    """Declare the command's arguments. The defaults are those of `PrepareOptions`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     text = "encode text into a folder of token shards; run it again to go on after it was stopped"
     prepare = actions.add_parser("prepare", help="encode text into token shards", description=text, allow_abbrev=False)
@@ -59,9 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     validation.add_argument(
         "--val-fraction", type=float, metavar="F", help="share of documents for validation (default: 0.1)"
     )
-    validation.add_argument("--seed", type=int, metavar="N", help="of the choice of these documents (default: 0)")
+    validation.add_argument("--seed", type=int, metavar="N", help="seed of the choice of these documents (default: 0)")
     validation.add_argument(
-        "--validation", nargs="+", default=[], type=Path, metavar="PATH", help="take the documents there for it instead"
+        "--validation",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="take the documents of these files instead",
     )
 
     text = "show what a prepared folder holds, and check that its files are undamaged"
@@ -70,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare or show."""
+    """Run the action."""
     if args.action == "prepare":
         return run_prepare(args)
     from gpt2spec.byte_progress import ByteProgress
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_prepare(args: argparse.Namespace) -> int:
-    """Prepare, and show what came of it."""
+    """Prepare the data and print a summary."""
     from gpt2spec.data import PrepareOptions, prepare
     from gpt2spec.errors import ConfigError
     from gpt2spec.tokenizer import find_tokenizer
@@ -110,14 +115,14 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 
 def unescaped(text: str) -> str:
-    r"""`text` with the control characters that `\n`, `\t` and `\r` stand for."""
+    r"""`text` with `\n`, `\t`, `\r` and `\\` replaced by the characters that they stand for."""
     import re
 
     return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
 
 
 def summary(manifest: "Manifest", folder: Path) -> str:
-    """What was prepared, as a table."""
+    """A table of what was prepared."""
     from gpt2spec.cli.table import format_table
 
     splits = [("train", manifest.train_tokens, manifest.train), ("validation", manifest.val_tokens, manifest.val)]

@@ -1,4 +1,4 @@
-"""`gpt2spec eval`: a model's scores in benchmarks, each with its protocol and what it may be compared with."""
+"""`gpt2spec eval` scores a model in benchmarks, and shows the protocol of each score and published ones."""
 
 import argparse
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate task by task. Results are printed, and written, as each is known."""
+    """Evaluate one task after another. Each result is printed, and written, as soon as it is known."""
     from gpt2spec.cli.eval_output import list_text, result_text, write_report
     from gpt2spec.tasks.registry import load_task, task_listings
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def data_paths(tasks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
-    """The data of each task: what was given for it, or else what was given for all."""
+    """The data of each task: the path given for it, or else the one given for all."""
     for_all = [Path(text) for text in given if text.partition("=")[0] not in tasks]
     if len(for_all) > 1:
         raise ConfigError(f"--data names {len(for_all)} paths for all tasks; say which as in --data {tasks[0]}=PATH")
@@ -84,7 +84,7 @@ def data_paths(tasks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
 
 
 def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """The model, the answers it gave before, and what the report says of both."""
+    """The model, the answers it gave before, and the description of both for the report."""
     from gpt2spec import __version__
     from gpt2spec.checkpoints.tokenizers import tokenizer_of
     from gpt2spec.tasks.cache import AnswerCache, default_folder, fingerprint
@@ -114,7 +114,7 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def evaluated(args: argparse.Namespace, name: str, task: Any, data: Path, model: Any, cache: Any) -> "Result":
-    """One task's result. Ctrl-C says what is kept, and goes on as `KeyboardInterrupt`."""
+    """The result of one task. Ctrl-C prints what is kept and raises `KeyboardInterrupt`."""
     from gpt2spec.cli.eval_progress import EvalProgress
     from gpt2spec.tasks.evaluate import evaluate
 
@@ -122,7 +122,7 @@ def evaluated(args: argparse.Namespace, name: str, task: Any, data: Path, model:
     try:
         return evaluate(task, name, data, model, cache, progress, args.limit)
     except KeyboardInterrupt:
-        progress.tell_interrupted(kept=cache.path is not None)
+        progress.report_interruption(kept=cache.path is not None)
         raise
     finally:
         progress.close()

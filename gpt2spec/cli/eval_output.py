@@ -1,4 +1,4 @@
-"""What `gpt2spec eval` prints and writes: every number with its protocol, standard error and published scores."""
+"""This module prints and writes results of `gpt2spec eval`, with protocol, standard error and published scores."""
 
 import json
 import textwrap
@@ -15,7 +15,7 @@ WIDTH = 110
 
 
 def list_text(listings: Iterable["TaskListing"]) -> str:
-    """Every task with one line about it and where its data are; of a broken one, why."""
+    """A list of tasks, each with one line about it and where to get its data; or why it is broken."""
     blocks = []
     for listing in listings:
         if listing.plugin.fault or listing.info is None:
@@ -26,7 +26,7 @@ def list_text(listings: Iterable["TaskListing"]) -> str:
 
 
 def result_text(result: "Result", size: str | None) -> str:
-    """The scores of one task. `size` is the released model's that was evaluated, if it was one."""
+    """The scores of one task. `size` names the released model of the same shape, if there is one."""
     from gpt2spec.tasks.report import figure
 
     lines = [f"{result.task}: {result.examples:,} example{'s' * (result.examples != 1)} of {result.data}"]
@@ -38,7 +38,7 @@ def result_text(result: "Result", size: str | None) -> str:
 
 
 def published_text(published: "Published | None", size: str | None) -> str:
-    """What it may be compared with: the score of the same model, or those of all models."""
+    """Published scores to compare with: that of the same model, or else those of all models."""
     from gpt2spec.tasks.report import NOTHING
 
     if published is None:
@@ -49,12 +49,12 @@ def published_text(published: "Published | None", size: str | None) -> str:
 
 
 def indented(text: str) -> str:
-    """Lines of a moderate width, set in."""
+    """The text in indented lines of a moderate width."""
     return textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
 
 
 def write_report(path: Path, about: dict[str, Any], results: Sequence["Result"]) -> None:
-    """All results as one JSON object; numbers that are not finite are null."""
+    """Write all results as one JSON object; numbers that are not finite become null."""
     from gpt2spec.files import atomic_write
     from gpt2spec.tasks.report import result_json
 

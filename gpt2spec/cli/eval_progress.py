@@ -1,4 +1,4 @@
-"""How far `gpt2spec eval` has come: a bar on a terminal, a line now and then elsewhere, on standard error."""
+"""This module shows on standard error how far `gpt2spec eval` is: a bar on a terminal, otherwise occasional lines."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class EvalProgress:
-    """Counts answered requests; the time that is left is estimated by tokens."""
+    """Counts answered requests; the remaining time is estimated from tokens."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -19,7 +19,7 @@ class EvalProgress:
         self.start = self.last_line = time.monotonic()
 
     def begin(self, task: str, requests: int, done: int, tokens: int) -> None:
-        """So many different requests there are, so many answered before; the others have so many tokens."""
+        """A task begins: `done` of its different requests were answered before; the others have `tokens` tokens."""
         self.task, self.requests, self.done, self.tokens, self.read = task, requests, done, tokens, 0
         self.start = self.last_line = time.monotonic()
         if done and not self.quiet:
@@ -30,7 +30,7 @@ class EvalProgress:
             self.bar = tqdm(total=tokens, unit="token", unit_scale=True, desc=task, dynamic_ncols=True, leave=False)
 
     def advance(self, requests: int, tokens: int) -> None:
-        """Some more were answered."""
+        """So many more requests, with so many tokens, were answered."""
         self.done += requests
         self.read += tokens
         if self.bar is not None:
@@ -40,8 +40,8 @@ class EvalProgress:
             self.last_line = time.monotonic()
             self._print(self._line())
 
-    def tell_interrupted(self, kept: bool) -> None:
-        """Say what the interruption leaves."""
+    def report_interruption(self, kept: bool) -> None:
+        """Print how many answers are kept after an interruption."""
         self.close()
         if kept and self.requests:
             self._print(
@@ -50,7 +50,7 @@ class EvalProgress:
             )
 
     def close(self) -> None:
-        """Clear the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self._show(self.bar.close)
             self.bar = None

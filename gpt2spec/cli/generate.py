@@ -1,4 +1,4 @@
-"""`gpt2spec generate`: continue prompts, or begin new texts."""
+"""`gpt2spec generate` continues prompts, or begins new texts."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ HELP = "continue a prompt with a trained model"
 
 
 class Prompt(NamedTuple):
-    """A text to continue, and what errors call it."""
+    """A text to continue, and its name in errors."""
 
     name: str
     text: str
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = prompts.add_mutually_exclusive_group()
     source.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; repeatable")
     source.add_argument(
-        "--file", type=Path, metavar="FILE", help="a prompt a line, blank lines left out; - is standard input"
+        "--file", type=Path, metavar="FILE", help="one prompt per line, blank lines left out; - is standard input"
     )
     source.add_argument("--interactive", action="store_true", help="ask for prompts, one after the other")
     prompts.add_argument(
@@ -42,9 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoding_arguments(parser)
 
     output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="print one JSON object a line for each text")
+    output.add_argument("--json", action="store_true", help="print one line of JSON for each text")
     output.add_argument(
-        "--logprobs", type=int, dest="alternatives", metavar="N", help="with --json, the N likeliest tokens each time"
+        "--logprobs",
+        type=int,
+        dest="alternatives",
+        metavar="N",
+        help="with --json, the N likeliest tokens at each step",
     )
     output.add_argument("--quiet", action="store_true", help="show no progress and no speed")
 
@@ -54,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Continue the prompts. What is wrong with settings and prompts is told before anything is computed."""
+    """Continue the prompts. Wrong options and prompts are reported before anything is computed."""
     options = options_of(args)
     prompts = [] if args.interactive else prompts_of(args)
     checkpoint = opened(args.checkpoint, args.step)
@@ -89,7 +93,7 @@ def prompts_of(args: argparse.Namespace) -> list[Prompt]:
 
 
 def prompts_in(file: Path) -> Iterator[Prompt]:
-    """The lines of a file that are not blank; `-` is standard input. Where there are none: `DataError`."""
+    """The lines of a file that are not blank; `-` is standard input. `DataError` where there are none."""
     from gpt2spec.data.sources import Source, read_text
 
     label = "standard input" if file == Path("-") else str(file)

@@ -1,4 +1,4 @@
-"""`gpt2spec generate --interactive`: one prompt after the other, with the weights loaded once."""
+"""`gpt2spec generate --interactive` takes one prompt after the other, with the weights loaded once."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ def converse(
 ) -> int:
     """Continue each line that is typed, until there are no more. Returns the exit code.
 
-    Every text has the next seed, so that a prompt that is given twice has two continuations.
+    Every text has another seed, so that a prompt that is given twice has two continuations.
     """
     from gpt2spec.decoding.generator import check_prompts
 
@@ -54,14 +54,14 @@ def converse(
 
 
 def edit_lines() -> None:
-    """Let lines be edited and called back, where Python has that."""
+    """Let lines be edited and recalled, if Python has `readline`."""
     try:
         import readline
     except ImportError:
         return
-    readline.parse_and_bind("tab: self-insert")  # not the names of files
+    readline.parse_and_bind("tab: self-insert")  # instead of completing file names
 
 
 def complain(message: str) -> None:
-    """Say what is wrong with a line; there will be others."""
+    """Print what is wrong with a line, without ending."""
     print(f"gpt2spec: error: {message}", file=sys.stderr, flush=True)

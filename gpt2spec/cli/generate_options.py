@@ -29,7 +29,12 @@ def _add_length_arguments(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", metavar="TEXT", help="end before this text, taken literally; repeatable"
     )
     length.add_argument(
-        "--stop-token", action="append", type=int, dest="stop_tokens", metavar="ID", help="end at it; repeatable"
+        "--stop-token",
+        action="append",
+        type=int,
+        dest="stop_tokens",
+        metavar="ID",
+        help="end at this token; repeatable",
     )
     length.add_argument("--ignore-end-of-text", action="store_true", help="do not end at <|endoftext|>")
     length.add_argument(
@@ -49,7 +54,7 @@ def _add_choice_arguments(parser: argparse.ArgumentParser) -> None:
     )
     choice.add_argument("--min-p", type=float, metavar="P", help="keep tokens P times as likely as the likeliest")
     choice.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1, words come less often again (default: 1.0)"
+        "--repetition-penalty", type=float, metavar="X", help="above 1 makes repetitions less likely (default: 1.0)"
     )
     choice.add_argument("--samples", type=int, metavar="N", help="continuations of each prompt (default: 1)")
     choice.add_argument("--seed", type=int, metavar="N", help="another seed, another sample (default: 0)")
@@ -59,13 +64,16 @@ def _add_beam_arguments(parser: argparse.ArgumentParser) -> None:
     beams = parser.add_argument_group("beam search", "The likeliest texts instead of drawn ones; --samples shows more.")
     beams.add_argument("--beams", type=int, metavar="N", help="texts to follow at a time (default: 1, no search)")
     beams.add_argument(
-        "--length-penalty", type=float, metavar="X", help="scores are over length to this power (default: 0.0)"
+        "--length-penalty",
+        type=float,
+        metavar="X",
+        help="scores are divided by the length to this power (default: 0.0)",
     )
     beams.add_argument("--early-stopping", action="store_const", const=True, help="end as soon as N texts have ended")
 
 
 def options_of(args: argparse.Namespace) -> "GenerateOptions":
-    """What the options say of decoding; `fitted` has more to say about the number of tokens."""
+    """The settings that the options give; `fitted` then adapts the number of tokens."""
     from gpt2spec.decoding.options import GenerateOptions
 
     if args.interactive and args.json:
@@ -82,7 +90,7 @@ def options_of(args: argparse.Namespace) -> "GenerateOptions":
 def fitted(
     args: argparse.Namespace, options: "GenerateOptions", config: "GPT2Config", prompts: Sequence[Sequence[int]]
 ) -> "GenerateOptions":
-    """The options with a number of new tokens, where none was given, that fits beside the longest prompt."""
+    """The settings with fewer new tokens, if no number was given, so that they fit beside the longest prompt."""
     if args.max_new_tokens is not None or options.overflow == "slide":
         return options
     room = config.n_ctx - max(len(ids) or 1 for ids in prompts)

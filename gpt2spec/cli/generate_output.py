@@ -1,6 +1,6 @@
-"""What `gpt2spec generate` prints: one text as it is made, or several in order, for people or as JSON.
+"""This module prints the texts of `gpt2spec generate`: one as it is made, or several in order, or all as JSON.
 
-Standard output has the texts, with headings between several, and nothing else; figures go to standard error.
+Standard output has the texts, with headings if there are several, and nothing else; figures go to standard error.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from gpt2spec.decoding.sequence import Generation, Piece
 
 FIELDS = ("prompt", "sample", "text", "tokens", "logprobs", "finish_reason", "alternatives", "score")
-"""The keys of a JSON line, in order; the last two only where there are any."""
+"""The keys of a JSON line, in order; keys without a value are left out."""
 
 INTERRUPTED = "interrupted"
-"""The reason that is told for a text that Ctrl-C ended."""
+"""The finish reason of a text that Ctrl-C ended."""
 
 Write = Callable[["Generation", str], None]
 """Prints a text, given why it ended."""
@@ -39,9 +39,9 @@ def show(
     as_json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Continue prompts, given as text and as token ids, and print what comes of it.
+    """Continue prompts, given as text and as token ids, and print the texts.
 
-    Ctrl-C prints what there is and goes on as `KeyboardInterrupt`.
+    Ctrl-C prints the texts so far and raises `KeyboardInterrupt`.
     """
     texts = len(prompts) * options.samples
     if texts == 1 and options.beams == 1 and not as_json:
@@ -58,7 +58,7 @@ def show(
 def show_stream(
     generator: "Generator", prompt: str, ids: Sequence[int], options: "GenerateOptions", progress: Progress
 ) -> None:
-    """Print a prompt, and its continuation as it is made."""
+    """Print a prompt and its continuation while it is made."""
     emit(prompt)
     try:
         for piece in generator.stream([ids], options):
@@ -84,7 +84,7 @@ def show_in_order(
             for generation in generator.search(prompts, options):
                 progress.add(len(generation.tokens))
                 progress.finish(len(generation.tokens))
-                with uninterrupted(), progress.aside():
+                with uninterrupted(), progress.bar_hidden():
                     write(generation, generation.finish_reason)
             return
         for piece in generator.stream(prompts, options, promptly=False):
@@ -94,7 +94,7 @@ def show_in_order(
             if piece.finish_reason is not None:
                 progress.finish(len(text) - (piece.choice is None))
             while places and is_finished(pieces[places[0]]):
-                with uninterrupted(), progress.aside():
+                with uninterrupted(), progress.bar_hidden():
                     write(*text_of(generator, pieces.pop(places.popleft()), options))
     except KeyboardInterrupt:
         progress.close()
@@ -112,21 +112,21 @@ def is_finished(pieces: Sequence["Piece"]) -> bool:
 
 
 def text_of(generator: "Generator", pieces: Sequence["Piece"], options: "GenerateOptions") -> tuple["Generation", str]:
-    """What some pieces add up to, and why there are no more."""
+    """The text that the pieces make up, and why it ended."""
     *before, last = pieces
     whole = dataclasses.replace(last, finish_reason=last.finish_reason or "length")
     return generator.collect([*before, whole], options), last.finish_reason or INTERRUPTED
 
 
 class Blocks:
-    """Prints prompts with their continuations for people, under headings where there are several."""
+    """Prints prompts with their continuations, under headings if there are several."""
 
     def __init__(self, prompts: Sequence[str], samples: int) -> None:
         self.prompts, self.samples = prompts, samples
         self.first = True
 
     def __call__(self, generation: "Generation", reason: str) -> None:
-        """Print one of them."""
+        """Print one continuation."""
         text = self.prompts[generation.prompt] + (generation.text or "") + "\n"
         if heading := ", ".join(self.words(generation, reason)):
             text = ("" if self.first else "\n") + f"=== {heading} ===\n" + text
@@ -134,7 +134,7 @@ class Blocks:
         emit(text)
 
     def words(self, generation: "Generation", reason: str) -> Iterator[str]:
-        """What a heading says: nothing, if there is but one text and nothing to be said of it."""
+        """The parts of a heading; there are none for a single text without anything special."""
         if len(self.prompts) > 1:
             yield f"prompt {generation.prompt}"
         if self.samples > 1:
@@ -152,7 +152,7 @@ def write_json(generation: "Generation", reason: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Print at once. On a terminal, characters that would control it are shown as escapes."""
+    """Print at once. Control characters are shown as escapes on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
@@ -166,9 +166,9 @@ def visible(text: str) -> str:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done, so that no line is torn or lost; a second one does not wait.
+    """Delay Ctrl-C to the end of the block, so that no line is incomplete or lost; a second Ctrl-C is not delayed.
 
-    Outside the main thread, and where Ctrl-C is ignored or somebody else's, it is left alone.
+    Nothing is changed outside the main thread, or if Ctrl-C is ignored or has another handler.
     """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler

@@ -1,4 +1,4 @@
-"""How far `gpt2spec generate` has come: a bar on a terminal, a line now and then elsewhere; and its speed."""
+"""This module shows how far `gpt2spec generate` is, by a bar on a terminal or by occasional lines, and its speed."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts new tokens and finished texts, on standard error.
+    """Counts new tokens and finished texts, and shows them on standard error.
 
-    The total is what there will be if no text ends early, and shrinks when one does.
+    The total is the number of tokens if no text ends early; it decreases when one does.
     """
 
     def __init__(self, texts: int, max_new_tokens: int, silent: bool = False) -> None:
-        """Begin to count now. `silent` shows nothing on the way."""
+        """Begin to count now. `silent` shows no progress."""
         self.texts, self.max_new_tokens, self.silent = texts, max_new_tokens, silent
         self.total = texts * max_new_tokens
         self.tokens = self.finished = 0
@@ -30,7 +30,7 @@ class Progress:
             self.bar = tqdm(total=self.total, unit=" tokens", dynamic_ncols=True, leave=False)
 
     def add(self, tokens: int) -> None:
-        """Note that there are so many more tokens."""
+        """Count so many more tokens."""
         self.tokens += tokens
         if self.first_token is None:
             self.first_token = time.monotonic()
@@ -42,7 +42,7 @@ class Progress:
             print(self._line(), file=sys.stderr, flush=True)
 
     def finish(self, tokens: int) -> None:
-        """Note that a text is finished, with so many tokens in all."""
+        """Count a finished text, which has so many tokens."""
         self.finished += 1
         self.total -= self.max_new_tokens - tokens
         if self.bar is not None:
@@ -50,8 +50,8 @@ class Progress:
             self.bar.set_postfix_str(f"{self.finished:,}/{self.texts:,} texts", refresh=False)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Take the bar out of the way of what is printed in this block."""
+    def bar_hidden(self) -> Iterator[None]:
+        """Hide the bar while this block prints."""
         if self.bar is None or not sys.stdout.isatty():
             yield
         else:
@@ -59,12 +59,12 @@ class Progress:
                 yield
 
     def close(self) -> None:
-        """Clear the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
 
     def summarise(self) -> None:
-        """Tell the speed to people: on a terminal, or after lines of progress."""
+        """Print the speed, if standard error is a terminal or has lines of progress."""
         if not (sys.stderr.isatty() or self.has_lines):
             return
         seconds = max(time.monotonic() - self.start, 1e-9)

@@ -1,4 +1,4 @@
-"""`gpt2spec info`: the weights of a GPT-2, and what it costs to train and run. Measures nothing."""
+"""`gpt2spec info` shows the weights of a GPT-2 and computes, without measuring, what it costs to train and run."""
 
 import argparse
 import dataclasses
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one model, or the table of all."""
+    """Print one model, or a table of all presets."""
     from gpt2spec.config import PRESETS, preset
     from gpt2spec.errors import ConfigError
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show_checkpoint(args: argparse.Namespace) -> int:
-    """Print the model of a checkpoint, and the hashes of its weights where they are asked for."""
+    """Print the model of a checkpoint and, if requested, the hashes of its weights."""
     from gpt2spec.checkpoints.convert import hashes_of
     from gpt2spec.checkpoints.released import release_note
 
@@ -94,7 +94,7 @@ def hashes_text(config: "GPT2Config", hashes: Mapping[str, str]) -> str:
 
 
 def describe(config: "GPT2Config", context: int | None, batch_size: int) -> dict[str, Any]:
-    """All figures of a model as JSON has them; operations are counted singly and memory in bytes."""
+    """All figures of a model for JSON, with every addition and multiplication counted, and memory in bytes."""
     from gpt2spec import costs
     from gpt2spec.errors import InputError
 
@@ -122,7 +122,7 @@ def describe(config: "GPT2Config", context: int | None, batch_size: int) -> dict
 
 
 def layers_once(config: "GPT2Config") -> list[tuple["Weight", int]]:
-    """The weight table with the layers folded into one: rows of `h.*` and how often they occur."""
+    """The weight table with the layers merged into one, `h.*`: each row with how often it occurs."""
     from gpt2spec.parameters import weight_table
 
     table = weight_table(config)
@@ -133,10 +133,10 @@ def layers_once(config: "GPT2Config") -> list[tuple["Weight", int]]:
 
 
 def model_text(name: str, config: "GPT2Config", description: dict[str, Any]) -> str:
-    """The figures of one model for reading."""
+    """The figures of one model as text."""
     from gpt2spec.cli.table import format_table
 
-    counts, flops, memory = (description[part] for part in ("parameters", "flops", "memory"))
+    counts, flops, memory = (description[key] for key in ("parameters", "flops", "memory"))
     context, batch_size = description["context"], description["batch_size"]
     weights = [("WEIGHT", "", "SHAPE", "VALUES", "AT FIRST")]
     for weight, count in layers_once(config):
@@ -163,7 +163,7 @@ def model_text(name: str, config: "GPT2Config", description: dict[str, Any]) -> 
         "cache": f"KV cache of {batch_size:,} x {context:,} tokens",
     }
     amounts: list[tuple[str, ...]] = [("MEMORY, COMPUTING IN", *DTYPES)]
-    amounts += [(label, *(format_size(memory[dtype][part]) for dtype in DTYPES)) for part, label in held.items()]
+    amounts += [(label, *(format_size(memory[dtype][key]) for dtype in DTYPES)) for key, label in held.items()]
     return "\n\n".join(
         [
             f"{name}: {config.n_layer} layers, width {config.n_embd}, {config.n_head} heads of {config.head_width}, "
@@ -178,7 +178,7 @@ def model_text(name: str, config: "GPT2Config", description: dict[str, Any]) -> 
 
 
 def presets_text() -> str:
-    """All named sizes in a table."""
+    """A table of all presets."""
     from gpt2spec.cli.table import format_table
     from gpt2spec.config import ALIASES, PRESETS
     from gpt2spec.parameters import count_parameters

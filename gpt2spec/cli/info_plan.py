@@ -1,4 +1,4 @@
-"""The part of `gpt2spec info` that is about several devices: memory on each, bytes sent, time."""
+"""`gpt2spec info --devices N` estimates training on several devices: memory on each, bytes sent, time."""
 
 import argparse
 import dataclasses
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from gpt2spec.config import GPT2Config
 
 TOKENS_PER_PARAMETER = 20
-"""Hoffmann et al. 2022: about the number that a model is best trained on for its operations."""
+"""The number of tokens that makes the best use of a given amount of computation (Hoffmann et al. 2022)."""
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of a plan; without --devices there is none."""
-    plan = parser.add_argument_group("a plan of training on some devices; --batch-size is that of all of them")
-    plan.add_argument("--devices", type=int, metavar="N", help="how many")
+    """Declare the options of a plan, which is made only with --devices."""
+    plan = parser.add_argument_group("a plan of training on several devices; --batch-size is the batch of all of them")
+    plan.add_argument("--devices", type=int, metavar="N", help="number of devices")
     plan.add_argument("--parallel", metavar="KIND", default="data", help="data (default), sharded or tensor")
-    plan.add_argument("--dtype", default="float32", help="computed in (default: float32)")
+    plan.add_argument("--dtype", default="float32", help="dtype to compute in (default: float32)")
     plan.add_argument(
         "--device-flops", type=float, metavar="F", default=1e12, help="a device's most operations a second (1e12)"
     )
@@ -26,13 +26,15 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--bandwidth", type=float, metavar="B", default=1e10, help="bytes a second that a device sends (1e10)"
     )
     plan.add_argument(
-        "--utilization", type=float, metavar="U", default=0.4, help="share of that which is reached (0.4)"
+        "--utilization", type=float, metavar="U", default=0.4, help="share of --device-flops that is reached (0.4)"
     )
-    plan.add_argument("--tokens", type=float, metavar="T", help="of the whole training (default: 20 a parameter)")
+    plan.add_argument(
+        "--tokens", type=float, metavar="T", help="tokens of the whole training (default: 20 a parameter)"
+    )
 
 
 def describe_plan(args: argparse.Namespace, config: "GPT2Config", context: int) -> dict[str, Any]:
-    """All figures as JSON has them: bytes and seconds."""
+    """All figures for JSON, in bytes and seconds."""
     from gpt2spec.costs import parameter_counts
     from gpt2spec.planning import Cluster, plan
 
@@ -45,11 +47,11 @@ def describe_plan(args: argparse.Namespace, config: "GPT2Config", context: int) 
 
 
 def plan_text(described: dict[str, Any]) -> str:
-    """The same for reading."""
+    """All figures as text."""
     from gpt2spec.cli.table import format_table
 
     cluster = described["cluster"]
-    parts = {
+    memory = {
         "state": "  weights and AdamW state",
         "gradients": "  gradients",
         "working_weights": "  weights cast or gathered",
@@ -58,7 +60,7 @@ def plan_text(described: dict[str, Any]) -> str:
     rows = [
         (f"ON EACH OF {cluster['devices']} DEVICES, {cluster['parallel'].upper()}, {cluster['dtype'].upper()}", ""),
         ("memory", format_size(described["memory"])),
-        *((label, format_size(described[part])) for part, label in parts.items()),
+        *((label, format_size(described[part])) for part, label in memory.items()),
         ("sent in a step", format_size(described["sent"])),
         ("a step computes for", format_duration(described["compute_seconds"])),
         ("a step sends for", format_duration(described["send_seconds"])),

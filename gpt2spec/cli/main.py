@@ -1,8 +1,8 @@
-"""`gpt2spec COMMAND`: finding the command, and turning errors into messages and exit codes.
+"""`gpt2spec COMMAND` finds the command and turns errors into messages and exit codes.
 
-Exit codes: 0 done; 1 a defect of this package, with a traceback; 2 a mistake in the command line or a
-`GPT2SpecError`, in one line; 130 interrupted, 143 terminated, 129 the terminal was closed; 141 nobody reads the output
-any more.
+Exit code 0 means success. 1 means a defect of this package, with a traceback. 2 means a mistake in the command line or
+a `GPT2SpecError`, in one line. 130 means interrupted, 143 terminated, 129 that the terminal was closed, and 141 that
+nobody reads the output any more.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from gpt2spec.errors import GPT2SpecError, nearest
 
 
 class Command(Protocol):
-    """What the module of a command has."""
+    """The interface of a command's module."""
 
     NAME: str
     HELP: str
@@ -31,25 +31,25 @@ class Command(Protocol):
         """Declare the command's arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it; returns the exit code."""
+        """Run the command and return its exit code."""
 
 
 COMMANDS = (
     *("train", "generate", "eval", "convert", "info", "data", "tokenize", "tokenizer"),
     *("backends", "new-backend", "conform", "vectors", "plot"),
 )
-"""The commands in the order of the help; each is the module of that name, with _ for -, beside this one."""
+"""The commands in the order of the help. Each is a module beside this one, with _ for - in its name."""
 
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""Errors of disks and of terminals that have gone, whoever writes to them; standard output is a file without a name."""
+"""Errors of full or damaged disks, and of terminals that have gone. Standard output is a file without a name."""
 
 
 class ShowVersion(argparse.Action):
-    """`--version`: looks the version up only when asked."""
+    """`--version`, which looks up the version only when it is given."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print it and leave."""
+        """Print the version and exit."""
         from gpt2spec import __version__
 
         print(f"gpt2spec {__version__}")
@@ -59,7 +59,7 @@ class ShowVersion(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, given as in `sys.argv[1:]`, and return its exit code.
 
-    A command line that cannot be parsed leaves through `SystemExit(2)`, as usual with argparse.
+    A command line that cannot be parsed raises `SystemExit(2)`, as argparse does.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a character
@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except GPT2SpecError as error:
-        tell(f"error: {' '.join(str(error).split())}")
+        report_end(f"error: {' '.join(str(error).split())}")
         return 2
     except MemoryError as error:
-        tell(f"error: there is not enough memory: {error}; try a smaller model or batch")
+        report_end(f"error: there is not enough memory: {error}; try a smaller model or batch")
         return 2
     except KeyboardInterrupt:
-        tell("interrupted")
+        report_end("interrupted")
         return 130
     except BrokenPipeError:  # the reader has gone, as `head` does
         discard_output()
@@ -87,31 +87,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if error.filename is None:
             discard_output()
-        tell(f"error: cannot write {error.filename or 'the output'}: {error.strerror}")
+        report_end(f"error: cannot write {error.filename or 'the output'}: {error.strerror}")
         return 2
     except Exception as error:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
-        tell(
+        report_end(
             f"error: {os.strerror(errno.ENOSPC)} for what a framework writes to the folders for temporary files and "
             "caches; TMPDIR and XDG_CACHE_HOME can name others"
         )
         return 2
 
 
-def tell(text: str) -> None:
-    """Say why it ends, on standard error, where that is still there."""
+def report_end(text: str) -> None:
+    """Print why the program ends, on standard error if that still exists."""
     with suppress(OSError):
         print(f"gpt2spec: {text}", file=sys.stderr)
 
 
 def discard_output() -> None:
-    """Drop what could not be written. Without this, Python would try it once more when it ends, and complain."""
+    """Discard output that could not be written. Otherwise Python would try again at its end, and print an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The arguments, with the command's `run` among them. Only modules of commands that matter are imported."""
+    """Parse the arguments; the command's `run` is among them. Only the module of the given command is imported."""
     parser = argparse.ArgumentParser(
         prog="gpt2spec", description="The executable specification of GPT-2.", allow_abbrev=False
     )

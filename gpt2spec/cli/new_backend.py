@@ -1,4 +1,4 @@
-"""`gpt2spec new-backend`: the project of a new backend, which works from the start."""
+"""`gpt2spec new-backend` writes the project of a new backend, which works from the start."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write it and say what to do with it."""
+    """Write the project and print the next step."""
     import shlex
 
     from gpt2spec.scaffold import new_backend

@@ -1,4 +1,4 @@
-"""`gpt2spec plot`: the loss curves of runs, and their scores in tasks."""
+"""`gpt2spec plot` draws the loss curves of runs, and their scores in tasks."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw them into one picture."""
+    """Draw all runs into one picture."""
     from gpt2spec.training.plot import plot_runs
 
     plot_runs(args.runs, args.out)

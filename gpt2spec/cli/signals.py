@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP, which end a command as they always do, but leave nothing half written and say so."""
+"""SIGTERM and SIGHUP end a command as usual, after unfinished files are removed and a line says so."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ ENDS = {
     for name, reason in (("SIGTERM", "terminated"), ("SIGHUP", "the terminal was closed"))
     if hasattr(signal, name)
 }
-"""Signals, and the last line of a command that they end."""
+"""The signals, and the last line that a command prints when they end it."""
 
 
 def end(number: int, frame: Any) -> None:
-    """Clean up, and die of a signal. An exception could be swallowed: some code catches whatever an import raises."""
+    """Remove unfinished files, then die of the signal. An exception could be caught by the code that is running."""
     from gpt2spec.files import remove_unfinished
 
     remove_unfinished()
@@ -27,7 +27,7 @@ def end(number: int, frame: Any) -> None:
 
 @contextmanager
 def ending_signals() -> Iterator[None]:
-    """Have `end` do it, unless a signal is ignored or somebody else's, or this is not the main thread."""
+    """Handle the signals by `end`, unless one is ignored or has another handler, or this is not the main thread."""
     ours = [number for number in ENDS if signal.getsignal(number) is signal.SIG_DFL]
     try:
         for number in ours:

@@ -1,10 +1,10 @@
-"""Tables in plain text."""
+"""This module formats tables in plain text."""
 
 from collections.abc import Sequence
 
 
 def format_table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> str:
-    """Lines of `rows` with columns two spaces apart; those numbered in `right` are aligned to the right.
+    """Format `rows` with columns two spaces apart; the columns in `right` are aligned to the right.
 
     The last column is not padded, so that no line ends in spaces.
     """

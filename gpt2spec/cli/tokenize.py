@@ -1,4 +1,4 @@
-"""`gpt2spec tokenize`: see how GPT-2 reads a text."""
+"""`gpt2spec tokenize` shows how GPT-2 reads a text."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ HELP = "show or count the tokens of a text, or show the text of some token ids"
 
 
 VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord(" "): "·", ord("\n"): "↵"}
-"""Control characters, spaces and line ends as `--line` shows them."""
+"""The symbols with which `--line` shows control characters, spaces and line ends."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--decode", type=int, nargs="+", metavar="ID", help="show the text of these token ids instead")
     whose = parser.add_argument_group("whose tokens", "GPT-2's, unless one of these is given.")
-    add_tokenizer_argument(whose, "by itself, or of a checkpoint that does not say its tokenizer")
+    add_tokenizer_argument(whose, "by itself, or for a checkpoint that does not record its tokenizer")
     add_checkpoint_arguments(whose)
     parser.add_argument(
         "--special", action="store_true", help="read <|endoftext|> in the text as the special token, not as text"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print JSON")
-    how.add_argument("--count", action="store_true", help="print only the number of tokens; of files of any size")
+    how.add_argument("--count", action="store_true", help="print only the number of tokens; files may have any size")
     how.add_argument("--line", action="store_true", help="print the text with | between tokens and a · for a space")
 
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tokenizer_from(args: argparse.Namespace) -> "Tokenizer":
-    """That of a checkpoint, which may have to be named; or the one that was named; or GPT-2's."""
+    """The tokenizer of the checkpoint, or the one that was named, or GPT-2's."""
     if args.checkpoint is not None:
         from gpt2spec.checkpoints.tokenizers import tokenizer_of
 
@@ -73,7 +73,7 @@ def tokenizer_from(args: argparse.Namespace) -> "Tokenizer":
 
 
 def show(tokenizer: "Tokenizer", args: argparse.Namespace, ids: Sequence[int], text: str) -> None:
-    """Print one text and its tokens as was asked."""
+    """Print one text and its tokens in the chosen form."""
     import json
 
     if args.count:
@@ -89,7 +89,7 @@ def show(tokenizer: "Tokenizer", args: argparse.Namespace, ids: Sequence[int], t
 
 
 def read(args: argparse.Namespace) -> Iterator[str]:
-    """The text that was asked for, in pieces."""
+    """Read the given text, in pieces."""
     from gpt2spec.data.sources import Source, read_text
 
     if args.text is not None:
@@ -102,10 +102,10 @@ def read(args: argparse.Namespace) -> Iterator[str]:
 
 
 def count(tokenizer: "Tokenizer", text: Iterable[str], special: bool) -> tuple[int, int]:
-    """Numbers of tokens and bytes of a text of any length, in constant memory, on all cores."""
+    """Count the tokens and bytes of a text of any length, in constant memory and on all cores."""
     from gpt2spec.tokenizer import encode_labelled, split_safely
 
-    pieces = split_safely(text)  # `<|endoftext|>` has no space, where they are cut
+    pieces = split_safely(text)  # `<|endoftext|>` has no space, so it is never divided
     if special:
         sizes = ((len(tokenizer.encode(piece, special=True)), len(piece.encode())) for piece in pieces)
     else:
@@ -118,7 +118,7 @@ def count(tokenizer: "Tokenizer", text: Iterable[str], special: bool) -> tuple[i
 
 
 def show_counts(tokenizer: "Tokenizer", args: argparse.Namespace) -> None:
-    """Print how many tokens and bytes some files have, and in all."""
+    """Print how many tokens and bytes each file has, and the total."""
     import json
 
     from gpt2spec.cli.table import format_table
@@ -138,7 +138,7 @@ def show_counts(tokenizer: "Tokenizer", args: argparse.Namespace) -> None:
 
 
 def as_json(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> dict[str, Any]:
-    """Text, ids, and each token's bytes in hexadecimal and offsets: a token need not be whole characters."""
+    """The text, the ids, and each token's bytes and offsets, because a token need not consist of whole characters."""
     tokens = tokenizer.decode_each(ids)
     places = list(offsets(tokens))
     return {
@@ -152,7 +152,7 @@ def as_json(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> dict[str, 
 
 
 def offsets(tokens: Iterable[bytes]) -> Iterator[tuple[int, int]]:
-    """Where each token begins: its first byte, and the character that this byte is a part of."""
+    """The byte at which each token begins, and the character that this byte belongs to."""
     from gpt2spec.tokenizer.vocabulary import characters_begun
 
     length = characters = 0
@@ -176,7 +176,7 @@ def listing(tokenizer: "Tokenizer", ids: Sequence[int], text: str) -> str:
 
 
 def line(tokens: Iterable[bytes], colours: bool) -> str:
-    """The text with its tokens told apart: by a stroke, or on a terminal by two colours of the ground."""
+    """The text with its tokens separated by strokes, or on a terminal by two background colours."""
     shown = [data.decode("utf-8", errors="backslashreplace").translate(VISIBLE) for data in tokens]
     if not colours:
         return "|".join(shown)
@@ -184,7 +184,7 @@ def line(tokens: Iterable[bytes], colours: bool) -> str:
 
 
 def readable(data: bytes) -> str:
-    r"""A token as a quoted string, or as b'\x..' where it begins or ends within a character."""
+    r"""A token as a quoted string, or as b'\x..' if it is not valid UTF-8 by itself."""
     try:
         return repr(data.decode("utf-8"))
     except UnicodeDecodeError:

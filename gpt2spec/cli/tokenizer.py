@@ -1,4 +1,4 @@
-"""`gpt2spec tokenizer`: learn a tokenizer from text."""
+"""`gpt2spec tokenizer` learns a tokenizer from text."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Learn, write, and say what came of it."""
+    """Learn and write the tokenizer, and print what it is."""
     from gpt2spec.data.dataset import language_reference
     from gpt2spec.data.sources import find_sources, read_text
     from gpt2spec.errors import StorageError
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
         raise StorageError(f"{args.out} exists; name a new folder")
     sources = find_sources(args.corpus) if args.corpus else [language_reference()]
-    watched = not args.quiet and sys.stdout.isatty()
-    tokenizer = train_tokenizer(map(read_text, sources), args.vocab_size, progress=watched)
+    progress = not args.quiet and sys.stdout.isatty()
+    tokenizer = train_tokenizer(map(read_text, sources), args.vocab_size, progress=progress)
     make_folder(args.out.parent)
     with atomic_folder(args.out) as folder:
         write_tokenizer(folder, tokenizer)

@@ -1,4 +1,4 @@
-"""Amounts in units that people can read."""
+"""This module formats amounts in readable units."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def _scaled(amount: float, base: int, units: Sequence[str]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in the unit that leaves a readable number."""
+    """A duration in seconds, as `3.5 h`."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.4g} {unit}"

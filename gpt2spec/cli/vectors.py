@@ -1,4 +1,4 @@
-"""`gpt2spec vectors`: the conformance suite as files, for implementations in any language.
+"""`gpt2spec vectors` writes the conformance suite as files, for implementations in any language.
 
 The suite is imported only when the command runs.
 """
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, or judge: 0 if all passed, 1 if not, 130 if interrupted."""
+    """Export, or judge. Judging returns 0 if all passed, 1 if not, 130 if interrupted."""
     return run_export(args) if args.action == "export" else run_judge(args)
 
 

@@ -1,7 +1,6 @@
-"""lm-eval's own command line, to which the model `gpt2spec` is known.
+"""`python -m gpt2spec.lm_eval` is lm-eval's own command line with the model `gpt2spec` registered.
 
-lm-eval finds no models of other packages by itself; everything after `python -m gpt2spec.lm_eval` is as after
-`lm_eval`.
+lm-eval does not find models of other packages by itself. Its arguments are those of the command `lm_eval`.
 """
 
 import sys
@@ -10,7 +9,7 @@ from gpt2spec.errors import GPT2SpecError
 
 
 def main() -> int:
-    """Run lm-eval on `sys.argv`; what a user can put right is told in one line, and the exit code is 2."""
+    """Run lm-eval on `sys.argv`. Errors that a user can correct are printed in one line, and the exit code is 2."""
     try:
         from lm_eval.__main__ import cli_evaluate
 

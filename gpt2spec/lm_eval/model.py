@@ -1,7 +1,7 @@
-"""A GPT-2 on any backend as lm-eval's model `gpt2spec`.
+"""lm-eval's model `gpt2spec` is a GPT-2 on any backend. Importing this module registers it.
 
-Importing this module registers it. Requests are answered by `gpt2spec.tasks.evaluate.Model`, as those of our own
-tasks. `<|endoftext|>` in texts is the special token, as for lm-eval's other models.
+Requests are answered by `gpt2spec.tasks.evaluate.Model`, like those of our own tasks. `<|endoftext|>` in texts is the
+special token, as for lm-eval's other models.
 """
 
 from pathlib import Path
@@ -23,54 +23,52 @@ from gpt2spec.tasks.requests import Continuation, Likelihood, Request, key_of
 
 BATCH_SIZE = 16
 MAX_GEN_TOKS = 256
-"""Tokens that are made where a task does not say, as for lm-eval's other models; half the context if that is less."""
+"""New tokens if a task gives no number, as for lm-eval's other models, but at most half of the context."""
 DEFAULT_DEVICE = "cuda:0"
-"""lm-eval's `--device` where none was given, whatever the machine has: the backend's own default is taken then."""
+"""lm-eval's default for `--device`, on any machine. The backend's own default is used in its place."""
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 @register_model("gpt2spec")
 class GPT2SpecLM(TemplateLM):
-    """lm-eval's view of a checkpoint.
+    """A checkpoint as a model of lm-eval.
 
-    Model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `tokenizer`, the name or
-    folder of one, for a checkpoint that does not say it; `backend`, `device` and `dtype`; and whatever options the
-    backend has of its own.
+    Its model arguments are `checkpoint`, a run directory or a checkpoint of any format; `step`; `tokenizer`, the name
+    or folder of one, for a checkpoint that does not record it; `backend`; and the arguments of `load_backend`, which
+    are `device`, `dtype` and the backend's own options.
     """
 
     def __init__(
         self,
         checkpoint: str = "",
         backend: str = "numpy",
-        device: str | None = None,
-        dtype: str = "float32",
         step: int | None = None,
         tokenizer: str | None = None,
         batch_size: int | str = BATCH_SIZE,
         max_batch_size: int | None = None,
         **options: Any,
     ) -> None:
-        """Load the checkpoint. `ConfigError` and the like where that cannot be."""
+        """Load the checkpoint and put it on the backend. Errors are those of opening checkpoints and backends."""
         super().__init__()
         if not checkpoint:
             raise ConfigError("lm-eval's model gpt2spec needs the argument checkpoint=PATH")
         size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
         config, params, encoding = load_with_tokenizer(Path(checkpoint), step, tokenizer)
-        made = load_backend(backend, device=device, dtype=dtype, **options)
+        made = load_backend(backend, **options)
         self.model = Model(made, config, params, encoding, min(size, max_batch_size or size))
         self._info = {"backend": made.name, "model_device": made.device, "model_dtype": made.dtype}
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "GPT2SpecLM":
-        """From lm-eval's command line: `--model_args` as one text."""
+        """Create the model from lm-eval's command line, with `--model_args` as one text."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "GPT2SpecLM":
-        """From lm-eval's command line: `--model_args`, before which other options give way."""
+        """Create the model from lm-eval's command line; `--model_args` overrides its other options."""
         options = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if options.get("device") == DEFAULT_DEVICE:
             del options["device"]
@@ -83,26 +81,26 @@ class GPT2SpecLM(TemplateLM):
 
     @property
     def max_length(self) -> int:
-        """The most tokens that are read."""
+        """The most tokens that the model reads."""
         return self.model.reader.n_ctx
 
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer's name and hash, by which lm-eval keeps requests apart."""
+        """The tokenizer's name and hash, which lm-eval uses as a key of cached requests."""
         return self.model.reader.tokenizer.id
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval writes into its results about the model."""
+        """The description of the model in lm-eval's results."""
         return dict(self._info)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of a text. None are ever added."""
+        """The token ids of a text. No special tokens are added."""
         return self.model.reader.tokenizer.encode(string, special=True)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **more: Any
     ) -> list[tuple[float, bool]]:
-        """The log-likelihood of each continuation, and whether greedy decoding gives it."""
+        """The log-likelihood of each continuation, and whether greedy decoding would give it."""
         asked = [Likelihood(tuple(before or [self.eot_token_id]), tuple(after)) for _, before, after in requests]
         answers = self._answers(asked, "likelihoods", disable_tqdm)
         results = [(answer.total, all(answer.greedy)) for answer in answers]
@@ -112,7 +110,7 @@ class GPT2SpecLM(TemplateLM):
         return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log-likelihood of whole texts, in windows of the whole context that share nothing but the last."""
+        """The log-likelihood of whole texts, in disjoint windows of the whole context; the last may overlap."""
         reader = self.model.reader
         asked = [reader.windows(self.tok_encode(request.args[0])) for request in requests]
         answers = iter(self._answers([window for each in asked for window in each], "windows", disable_tqdm))
@@ -122,7 +120,7 @@ class GPT2SpecLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The text after each context, up to a stop string, `<|endoftext|>` or the most tokens."""
+        """The text after each context, up to a stop string, `<|endoftext|>` or the largest number of tokens."""
         asked = [self._continuation(*request.args) for request in requests]
         texts = [answer.text for answer in self._answers(asked, "continuations", disable_tqdm)]
         for request, text in zip(requests, texts, strict=True):
@@ -145,7 +143,7 @@ class GPT2SpecLM(TemplateLM):
         return Continuation(tuple(prompt), options)
 
     def _answers(self, requests: list[Any], what: str, disable_tqdm: bool) -> list[Any]:
-        """The answers in order; equal requests are computed once."""
+        """The answers in order. Equal requests are answered once."""
         different: list[Request] = list({key_of(request): request for request in requests}.values())
         cache = AnswerCache()
         with tqdm(total=len(different), desc=f"Computing {what}", disable=disable_tqdm) as bar:
