@@ -17,7 +17,7 @@ from gpt2spec_conformance.judge import BUDGETS, budget, compare
 from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.mutants import MutatedSubject, catalogue
 from gpt2spec_conformance.runner import Result, run_case, run_cases
-from gpt2spec_conformance.session import applies
+from gpt2spec_conformance.selection import applies
 from gpt2spec_conformance.subject import BackendSubject, Subject, load_subject
 
 from gpt2spec.errors import ConfigError
@@ -153,14 +153,14 @@ def test_attention_that_takes_no_numbers_for_its_weights_cannot_be_given_any() -
     assert result.message == "attention drops its weights in a kernel that takes no numbers from random_uniform"
     ops.causal_attention = attention_kernel(ops, lambda x, rate, key: x)  # type: ignore[method-assign]
     result = run_case(GIVEN, subject)
-    draws = next(part for part in result.parts if part.name == "draws")
+    draws = next(tensor for tensor in result.tensors if tensor.name == "draws")
     assert (result.status, draws.found, draws.expected) == ("failed", 3.0, 4.0)
 
 
 # ---------------------------------------------------------------------- the judge
 
 
-def test_the_worst_part_and_its_worst_value_are_told() -> None:
+def test_the_worst_tensor_and_its_worst_value_are_told() -> None:
     right = {"a": np.ones((2, 3)), "b": np.full((2, 3), 2.0)}
     wrong = {"a": np.ones((2, 3)), "b": np.array([[2.0, 2.0, 2.0], [2.0, 5.0, 2.0]])}
     worst = compare(wrong, right, "whole", "float32")[0]

@@ -1,9 +1,13 @@
 """Every classic mistake of the catalogue is found by the case that is there for it, and right variants are not."""
 
+import importlib
 import importlib.util
 import math
+import pkgutil
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from gpt2spec_conformance import runner
@@ -13,10 +17,10 @@ from gpt2spec_conformance.mutants import FAMILIES, Mutant, MutatedSubject, catal
 from gpt2spec_conformance.mutants.fault import mutated_core
 from gpt2spec_conformance.mutants.int8 import REFERENCE
 from gpt2spec_conformance.runner import Result, run_case
-from gpt2spec_conformance.session import applies
+from gpt2spec_conformance.selection import applies
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
-from gpt2spec import model
+from gpt2spec import accumulation, loss, model
 from gpt2spec.plugins import load_backend
 
 CASES = {case.id: case for case in all_cases()}
@@ -134,6 +138,44 @@ def test_a_mistake_in_the_core_stays_with_its_subject(numpy_subject: BackendSubj
     with mutated_core([mutant]):
         assert model.block is not block
     assert run_case(CASES[mutant.killed_by], numpy_subject).status == "passed"
+
+
+def test_a_mutant_names_the_definitions_of_what_it_replaces() -> None:
+    """And not an importer, beside which others would keep the right function."""
+    for path in dict.fromkeys(path for mutant in catalogue().values() for path in mutant.core):
+        owner, _, name = path.rpartition(".")
+        function = getattr(pkgutil.resolve_name(owner), name)
+        assert f"{function.__module__}.{function.__qualname__}" == path
+
+
+def test_a_mistake_in_the_core_reaches_importers_that_nobody_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also under another name, and one that is imported while the mistake is there; it leaves them all."""
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ("gpt2spec_importer_before", "gpt2spec_importer_meanwhile")
+    for module in modules:
+        (tmp_path / f"{module}.py").write_text("from gpt2spec.loss import language_model_loss as objective\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    right = loss.language_model_loss
+    before = importlib.import_module(modules[0])
+    with mutated_core([catalogue()["targets-not-shifted"]]):
+        meanwhile = importlib.import_module(modules[1])
+        holders = before.objective, meanwhile.objective, accumulation.language_model_loss
+        assert [function is loss.language_model_loss for function in holders] == [True] * 3
+        assert loss.language_model_loss is not right
+    holders = before.objective, meanwhile.objective, accumulation.language_model_loss
+    assert [function is right for function in holders] == [True] * 3
+    assert loss.language_model_loss is right
+
+
+def test_two_mistakes_in_one_function_of_the_core_are_both_there_and_both_go() -> None:
+    right = loss.language_model_loss
+    one, other = (catalogue()[name] for name in ("targets-not-shifted", "targets-shifted-twice"))
+    with mutated_core([one, other]):
+        outer = accumulation.language_model_loss
+        assert outer.args[0].args[0] is right
+    assert accumulation.language_model_loss is loss.language_model_loss is right
 
 
 def test_a_mutant_that_changes_nothing_survives() -> None:

@@ -18,7 +18,9 @@ import pytest
 from gpt2spec_conformance.case import Case, Nonconformance, NotApplicable, nothing_wrong
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.diagnosis import Diagnosis, Suspect
-from gpt2spec_conformance.judge import Part
+from gpt2spec_conformance.expected import ExpectedFailure, read_expected
+from gpt2spec_conformance.findings import CaseReport, SessionReport
+from gpt2spec_conformance.judge import JudgedTensor
 from gpt2spec_conformance.mutants import MutatedSubject, catalogue
 from gpt2spec_conformance.pytest_plugin import check
 from gpt2spec_conformance.report import badge, junit, markdown, plot, terminal
@@ -27,16 +29,8 @@ from gpt2spec_conformance.report.folder import write_reports
 from gpt2spec_conformance.report.progress import Progress
 from gpt2spec_conformance.report.results import ResultsError, dump_results, parse_results, read_results
 from gpt2spec_conformance.runner import run_case
-from gpt2spec_conformance.session import (
-    CaseReport,
-    ExpectedFailure,
-    SessionReport,
-    applies,
-    make_header,
-    read_expected,
-    run_session,
-    select_cases,
-)
+from gpt2spec_conformance.selection import applies, select_cases
+from gpt2spec_conformance.session import make_header, run_session
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
 from gpt2spec.cli.main import main
@@ -65,9 +59,11 @@ def session(*cases: CaseReport, **values: Any) -> SessionReport:
 
 def taps_case(**values: Any) -> CaseReport:
     names = [f"h.{layer}.{tap}" for layer in range(3) for tap in ("attn", "mlp", "residual")]
-    parts = tuple(Part(name, 10.0**i, (0, i), 1.5, float("nan") if i == 8 else 1.0) for i, name in enumerate(names))
+    tensors = tuple(
+        JudgedTensor(name, 10.0**i, (0, i), 1.5, float("nan") if i == 8 else 1.0) for i, name in enumerate(names)
+    )
     return fake_case(
-        "model.taps.x", "failed", error=1e8, budget=20.0, message="h.2 <is> off | by far", parts=parts, **values
+        "model.taps.x", "failed", error=1e8, budget=20.0, message="h.2 <is> off | by far", tensors=tensors, **values
     )
 
 
@@ -414,8 +410,8 @@ def test_plot_has_a_line_for_each_tap_and_the_budget() -> None:
 
 
 def test_plot_bears_zero_and_infinite_errors() -> None:
-    parts = tuple(Part(f"h.{i}.mlp", error, (), 0.0, 0.0) for i, error in enumerate([0.0, 5.0, float("inf")]))
-    assert "nan" not in plot.error_by_layer(fake_case("model.taps.x", "failed", budget=8.0, error=1.0, parts=parts))
+    tensors = tuple(JudgedTensor(f"h.{i}.mlp", error, (), 0.0, 0.0) for i, error in enumerate([0.0, 5.0, float("inf")]))
+    assert "nan" not in plot.error_by_layer(fake_case("model.taps.x", "failed", budget=8.0, error=1.0, tensors=tensors))
 
 
 def test_page_opens_in_a_browser(tmp_path: Path) -> None:

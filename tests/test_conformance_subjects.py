@@ -120,7 +120,9 @@ def test_deviant_model_fails_and_its_mistake_is_named_first(
 def test_biases_that_are_absent_show_where_they_are_not_zero_and_in_their_gradients() -> None:
     results = {result.id: result for result in run_cases(cases(*ASKED), deviant_models.subject("no-biases"))}
     assert set(wrong(list(results.values()))) == {TAPS, *GRADIENTS}
-    found = {p.name.partition("[")[0] for p in results["gradient.weights.init.L1"].parts if p.found == 0 != p.expected}
+    found = {
+        p.name.partition("[")[0] for p in results["gradient.weights.init.L1"].tensors if p.found == 0 != p.expected
+    }
     assert found == {f"h.0.{name}.bias" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
 
 
@@ -139,7 +141,7 @@ RESIDUAL = {f"h.{i}.{name}.c_proj.weight" for i in range(6) for name in ("attn",
 def test_deviant_initial_weights_are_named_one_by_one(deviation: str | None, weights: set[str]) -> None:
     subject = deviant_models.subject(deviation)
     results = list(run_cases(cases("initial."), subject))
-    assert {part.name for result in results for part in result.parts if part.error} == weights
+    assert {tensor.name for result in results for tensor in result.tensors if tensor.error} == weights
     assert bool(wrong(results)) == bool(weights)
     assert wrong(list(run_cases(cases("model.logits"), subject))) == {}  # the suite's own weights are loaded
 

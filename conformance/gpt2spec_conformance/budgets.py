@@ -22,7 +22,7 @@ from gpt2spec_conformance.judge import BUDGETS
 from gpt2spec_conformance.mutants import MutatedSubject
 from gpt2spec_conformance.mutants.int8 import REFERENCE
 from gpt2spec_conformance.runner import judge_answer
-from gpt2spec_conformance.session import applies
+from gpt2spec_conformance.selection import applies
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
 VERSION = 3
@@ -84,8 +84,8 @@ def errors(subject: Subject) -> Iterator[tuple[Case, float]]:
     """The subject's error in every case that has a budget."""
     for case in all_cases():
         if case.metric != "exact" and applies(case, subject) and subject.supports(case.operation):
-            _, parts = judge_answer(case, case.ask(subject), subject.dtype)
-            yield case, parts[0].error
+            _, tensors = judge_answer(case, case.ask(subject), subject.dtype)
+            yield case, tensors[0].error
 
 
 def confirm_oracle() -> dict[str, float]:

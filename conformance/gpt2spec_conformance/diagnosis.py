@@ -16,7 +16,7 @@ from functools import cache
 from gpt2spec.plugins import load_backend
 from gpt2spec_conformance.case import Answer, Case, Nonconformance
 from gpt2spec_conformance.cases import all_cases
-from gpt2spec_conformance.judge import Part, budget, compare
+from gpt2spec_conformance.judge import JudgedTensor, budget, compare
 from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.mutants import Mutant, MutatedSubject, catalogue
 from gpt2spec_conformance.runner import Result, judge_answer
@@ -138,14 +138,14 @@ def _distance(mutants: tuple[Mutant, ...], case: Case, result: Result, dtype: st
     if answer is None:
         return math.inf
     try:
-        parts = compare(result.answer, answer, case.metric, case.unit or dtype)
+        tensors = compare(result.answer, answer, case.metric, case.unit or dtype)
     except Nonconformance:
         return math.inf
     allowed = max(budget(case, dtype), 1.0)
-    first = _first_wrong(result.parts, result.budget)
-    own = next((p.error for p in parts if first and p.name == first.name), parts[0].error)
-    # Where another mistake follows, the first wrong part still is the first mistake's; it is worth less than a match.
-    return min(parts[0].error / allowed, SLACK / 2 + own / allowed if first and own <= allowed else math.inf)
+    first = _first_wrong(result.tensors, result.budget)
+    own = next((t.error for t in tensors if first and t.name == first.name), tensors[0].error)
+    # Where another mistake follows, the first wrong tensor still is the first mistake's; it is worth less than a match.
+    return min(tensors[0].error / allowed, SLACK / 2 + own / allowed if first and own <= allowed else math.inf)
 
 
 @cache
@@ -153,10 +153,10 @@ def _wrong_answer(mutants: tuple[Mutant, ...], case: Case, dtype: str) -> Answer
     """What the mutants say; None where that is no wrong answer, or none at all."""
     subject = MutatedSubject(load_backend("numpy", dtype="float64", mode="reference"), mutants)
     try:
-        answer, parts = judge_answer(case, case.ask(subject), dtype)
+        answer, tensors = judge_answer(case, case.ask(subject), dtype)
     except Exception:
         return None
-    return answer if parts[0].error > budget(case, dtype) else None
+    return answer if tensors[0].error > budget(case, dtype) else None
 
 
 _ORDER = {"attn": 0, "mlp": 1, "residual": 2}
@@ -168,15 +168,16 @@ def _tap_order(name: str) -> tuple[int, int]:
     return int(layer), _ORDER[tap]
 
 
-def _first_wrong(parts: Sequence[Part], allowed: float | None) -> Part | None:
-    """The first tap beyond the budget, going up from the embedding; None for parts that are not taps."""
-    wrong = [p for p in parts if p.name.count(".") == 2 and p.name.split(".")[2] in _ORDER and p.error > (allowed or 0)]
-    return min(wrong, key=lambda part: _tap_order(part.name)) if wrong else None
+def _first_wrong(tensors: Sequence[JudgedTensor], allowed: float | None) -> JudgedTensor | None:
+    """The first tap beyond the budget, going up from the embedding; None where no tensor is a tap."""
+    taps = [t for t in tensors if t.name.count(".") == 2 and t.name.split(".")[2] in _ORDER]
+    wrong = [tap for tap in taps if tap.error > (allowed or 0)]
+    return min(wrong, key=lambda tap: _tap_order(tap.name)) if wrong else None
 
 
 def _first_divergence(failed: Sequence[Result]) -> str:
     for result in failed:
-        if first := _first_wrong(result.parts, result.budget):
+        if first := _first_wrong(result.tensors, result.budget):
             layer, tap = first.name.split(".")[1:]
             return f"{_WORDS[tap]} of block {layer} ({result.id})"
     ids = [result.id for result in failed]

@@ -48,19 +48,19 @@ def gradient_errors(
         raise InputError(f"the gradients differ in their names: {', '.join(missing)}")
     errors = {}
     for name, gradient in expected.items():
-        for part, f, e in _parts(name, *_float64_pair(found[name], gradient)):
-            true = gradient if part.endswith("c_attn.bias[k]") else e
-            errors[part] = float(_relative((f - e).reshape(-1), np.asarray(true).reshape(-1), -1)) / EPSILON[dtype]
+        for piece, f, e in _pieces(name, *_float64_pair(found[name], gradient)):
+            true = gradient if piece.endswith("c_attn.bias[k]") else e
+            errors[piece] = float(_relative((f - e).reshape(-1), np.asarray(true).reshape(-1), -1)) / EPSILON[dtype]
     return errors
 
 
-def _parts(name: str, found: np.ndarray, expected: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _pieces(name: str, found: np.ndarray, expected: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(name, found, expected), or three of them for `c_attn`: `h.0.attn.c_attn.weight[q]` and so on."""
     if ".c_attn." not in name:
         yield name, found, expected
         return
-    for part, f, e in zip("qkv", np.split(found, 3, -1), np.split(expected, 3, -1), strict=True):
-        yield f"{name}[{part}]", f, e
+    for third, f, e in zip("qkv", np.split(found, 3, -1), np.split(expected, 3, -1), strict=True):
+        yield f"{name}[{third}]", f, e
 
 
 def _float64_pair(found: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Is an answer right? The error of each part of it, in epsilons, and the budget of the case."""
+"""Is an answer right? The error of each of its tensors, in epsilons, and the budget of the case."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BUDGETS = Path(__file__).with_name("budgets.json")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One named array of an answer beside the right one.
+class JudgedTensor:
+    """A tensor of an answer beside the right one; `c_attn` counts as three, its queries, keys and values.
 
     Attributes:
         name: which.
@@ -37,16 +37,16 @@ class Part:
     expected: float
 
 
-def compare(found: Answer, expected: Answer, metric: Metric, dtype: str) -> list[Part]:
-    """Every part of an answer, the worst first. Raises `Nonconformance` where names or shapes differ."""
+def compare(found: Answer, expected: Answer, metric: Metric, dtype: str) -> list[JudgedTensor]:
+    """Every tensor of an answer, the worst first. Raises `Nonconformance` where names or shapes differ."""
     if missing := sorted(set(expected) ^ set(found)):
         raise Nonconformance(f"the answer has {sorted(found)[:8]}; it differs from what is expected in {missing[:8]}")
     for name in expected:
         shapes = np.shape(found[name]), np.shape(expected[name])
         if shapes[0] != shapes[1]:
             raise Nonconformance(f"{name} has shape {list(shapes[0])}; {list(shapes[1])} is expected")
-    parts = [_part(name, found, expected, error) for name, error in _errors(found, expected, metric, dtype).items()]
-    return sorted(parts, key=lambda part: -part.error)
+    tensors = [_judged(name, found, expected, error) for name, error in _errors(found, expected, metric, dtype).items()]
+    return sorted(tensors, key=lambda tensor: -tensor.error)
 
 
 def _errors(found: Answer, expected: Answer, metric: Metric, dtype: str) -> dict[str, float]:
@@ -58,16 +58,16 @@ def _errors(found: Answer, expected: Answer, metric: Metric, dtype: str) -> dict
     return {name: measure(found[name], e, dtype) for name, e in expected.items()}
 
 
-def _part(name: str, found: Answer, expected: Answer, error: float) -> Part:
-    key, _, part = name.partition("[")
+def _judged(name: str, found: Answer, expected: Answer, error: float) -> JudgedTensor:
+    key, _, third = name.partition("[")
     f, e = np.asarray(found[key], np.float64), np.asarray(expected[key], np.float64)
-    if part:
-        which = "qkv".index(part[0])
+    if third:
+        which = "qkv".index(third[0])
         f, e = np.split(f, 3, -1)[which], np.split(e, 3, -1)[which]
     with np.errstate(invalid="ignore"):
         difference = np.where(f == e, 0.0, np.abs(f - e))
     index = np.unravel_index(int(np.argmax(np.where(np.isnan(difference), np.inf, difference))), f.shape)
-    return Part(name, error, tuple(map(int, index)), float(f[index]), float(e[index]))
+    return JudgedTensor(name, error, tuple(map(int, index)), float(f[index]), float(e[index]))
 
 
 @cache

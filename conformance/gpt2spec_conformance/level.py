@@ -4,22 +4,25 @@ A level is one entry of `LEVELS` and the cases that name it. This module imports
 line read it before anything is judged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gpt2spec_conformance.subject import Subject
+from typing import Protocol
 
 
-def _decodes_with_exact_weights(subject: Subject) -> bool:
+class Judged(Protocol):
+    """What levels need to know of a subject to say whether they are meant for it."""
+
+    @property
+    def decoding_weights(self) -> str | None:
+        """What weights are rounded to in decoding; None where they are not."""
+
+
+def _decodes_with_exact_weights(subject: Judged) -> bool:
     """Weights that are rounded to something without a level of its own are judged as if they were not."""
     return subject.decoding_weights not in LEVELS
 
 
-def _decodes_with_int8_weights(subject: Subject) -> bool:
+def _decodes_with_int8_weights(subject: Judged) -> bool:
     return subject.decoding_weights == "int8"
 
 
@@ -41,7 +44,7 @@ class Level:
 
     name: str
     divergences: Mapping[str, str]
-    applies: Callable[[Subject], bool] = _decodes_with_exact_weights
+    applies: Callable[[Judged], bool] = _decodes_with_exact_weights
     audience: str = "backends that do not"
     epsilon: float | None = None
     by_default: bool = True

@@ -20,7 +20,7 @@ from gpt2spec_conformance.level import DEFAULT_LEVELS, LEVELS, level_names
 
 if TYPE_CHECKING:
     from gpt2spec_conformance.case import Case
-    from gpt2spec_conformance.session import ExpectedFailure
+    from gpt2spec_conformance.expected import ExpectedFailure
     from gpt2spec_conformance.subject import Subject
 
 NOT_ASKED_FOR = "no subject: give --gpt2-backend NAME or --gpt2-subject MODULE:FACTORY"
@@ -49,12 +49,13 @@ def conformance_cases(
     Args:
         make_subject: makes who is judged; called once, by the first test that runs.
         levels: only cases of these levels; if empty, of those that are put by default (see `level.LEVELS`).
-        expected: TOML file of failures that are known (see `session.read_expected`).
+        expected: TOML file of failures that are known (see `expected.read_expected`).
 
     Raises:
         ConfigError: there is no such level, or the file of expected failures is not as it should be.
     """
-    from gpt2spec_conformance.session import read_expected, select_cases
+    from gpt2spec_conformance.expected import read_expected
+    from gpt2spec_conformance.selection import select_cases
 
     subject = functools.cache(make_subject)
     known = read_expected(Path(expected)) if expected else {}
@@ -69,7 +70,8 @@ def conformance_cases(
 def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
     """Give the test of `test_suite` the cases and the subject that the command line asks for, or a skip."""
     from gpt2spec.errors import GPT2SpecError
-    from gpt2spec_conformance.session import read_expected, select_cases
+    from gpt2spec_conformance.expected import read_expected
+    from gpt2spec_conformance.selection import select_cases
 
     options = metafunc.config.option
     if not (options.gpt2_backend or options.gpt2_subject):
@@ -98,7 +100,8 @@ def check(case: Case, subject: Subject, expected: Mapping[str, ExpectedFailure])
     A case that the subject does not support fails, unless the subject supports nothing of the case's level.
     """
     from gpt2spec_conformance.runner import run_case
-    from gpt2spec_conformance.session import applies, claims, report_case
+    from gpt2spec_conformance.selection import applies, claims
+    from gpt2spec_conformance.session import report_case
 
     if not applies(case, subject):
         needs_backend = case.operation == "backend" and subject.backend is None
@@ -119,8 +122,8 @@ def _subject(options: Any) -> Subject:
     """The subject of the command line's options."""
     from gpt2spec.errors import ConfigError
     from gpt2spec.plugins import load_backend
-    from gpt2spec_conformance.session import local_subject
     from gpt2spec_conformance.subject import BackendSubject
+    from gpt2spec_conformance.subjects.loading import local_subject
 
     if options.gpt2_backend and options.gpt2_subject:
         raise ConfigError("give --gpt2-backend or --gpt2-subject, not both")

@@ -14,7 +14,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.parameters import HostParams
 from gpt2spec.plugins import load_backend
 from gpt2spec_conformance.case import Answer, Case, Nonconformance, NotApplicable
-from gpt2spec_conformance.judge import Part, budget, compare
+from gpt2spec_conformance.judge import JudgedTensor, budget, compare
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
 Status = Literal["passed", "failed", "error", "unsupported", "inapplicable"]
@@ -29,9 +29,9 @@ class Result:
         level: the case's.
         status: "failed" is a wrong answer, "error" a crash, "unsupported" a subject without the operation,
             "inapplicable" one of which the case cannot be asked.
-        error: of the worst part, in epsilons; None where the case judges by itself or did not get to an answer.
+        error: of the worst tensor, in epsilons; None where the case judges by itself or did not get to an answer.
         budget: what was allowed.
-        parts: the parts of the answer, the worst first.
+        tensors: those of the answer, the worst first.
         message: what is wrong, in words; empty for a passed case.
         seconds: how long the subject took.
         answer: what the subject said, for the diagnosis.
@@ -42,7 +42,7 @@ class Result:
     status: Status
     error: float | None = None
     budget: float | None = None
-    parts: tuple[Part, ...] = ()
+    tensors: tuple[JudgedTensor, ...] = ()
     message: str = ""
     seconds: float = 0.0
     answer: Answer | None = field(default=None, repr=False, compare=False)
@@ -51,8 +51,8 @@ class Result:
 class Oracle(BackendSubject):
     """The definitions themselves, in NumPy and float64.
 
-    Whoever reads through a cache must agree with a whole pass; whoever adds up the gradients of a batch's parts, with
-    the gradients of the batch.
+    Decoding through a cache must agree with a whole pass, and the sum of micro-batches' gradients with those of the
+    batch: the oracle answers by the latter.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Oracle(BackendSubject):
     def cached_logits(
         self, config: GPT2Config, params: HostParams, tokens: np.ndarray, lengths: Sequence[int], widths: Sequence[int]
     ) -> np.ndarray:
-        """Those of the whole pass; 0 beyond a row's length."""
+        """Returns the logits of the whole pass, and 0 beyond a row's length."""
         logits = self.logits(config, params, tokens)
         for row, length in enumerate(lengths):
             logits[row, length:] = 0.0
@@ -75,24 +75,24 @@ class Oracle(BackendSubject):
         targets: np.ndarray,
         sizes: Sequence[int],
     ) -> tuple[float, HostParams]:
-        """Those of the whole batch at once."""
+        """Computes the whole batch at once."""
         return self.loss_and_gradients(config, params, tokens, targets)
 
 
 @cache
 def oracle() -> Subject:
-    """The one there is."""
+    """The oracle, made once."""
     return Oracle()
 
 
 @cache
 def right_answer(case: Case) -> Answer:
-    """The oracle's answer."""
+    """The oracle's answer to a case."""
     return case.ask(oracle())
 
 
-def judge_answer(case: Case, answer: Answer, dtype: str) -> tuple[Answer, tuple[Part, ...]]:
-    """What of an answer is judged, and its parts, the worst first. Raises `Nonconformance` as `compare` does."""
+def judge_answer(case: Case, answer: Answer, dtype: str) -> tuple[Answer, tuple[JudgedTensor, ...]]:
+    """What of an answer is judged, and its tensors, the worst first. Raises `Nonconformance` as `compare` does."""
     unit = case.unit or dtype
     if case.truth is None:
         return answer, tuple(compare(answer, right_answer(case), case.metric, unit))
@@ -111,7 +111,7 @@ def run_case(case: Case, subject: Subject) -> Result:
     try:
         found = case.ask(subject)
         seconds = time.perf_counter() - start
-        found, parts = judge_answer(case, found, subject.dtype)
+        found, tensors = judge_answer(case, found, subject.dtype)
     except Nonconformance as wrong:
         seconds = time.perf_counter() - start
         return Result(case.id, case.level, "failed", message=str(wrong), seconds=seconds, answer=found)
@@ -121,20 +121,20 @@ def run_case(case: Case, subject: Subject) -> Result:
     except Exception as crash:
         message = f"{type(crash).__name__}: {crash}".strip().splitlines()[0]
         return Result(case.id, case.level, "error", message=message, seconds=time.perf_counter() - start)
-    worst = parts[0]
+    worst = tensors[0]
     passed = worst.error <= allowed
     message = "" if passed else describe(worst, allowed)
     status: Status = "passed" if passed else "failed"
-    return Result(case.id, case.level, status, worst.error, allowed, parts, message, seconds, found)
+    return Result(case.id, case.level, status, worst.error, allowed, tensors, message, seconds, found)
 
 
-def describe(part: Part, allowed: float) -> str:
-    """One line about a wrong part."""
-    where = f"{part.name}[{', '.join(map(str, part.index))}]"
+def describe(tensor: JudgedTensor, allowed: float) -> str:
+    """One line about a wrong tensor."""
+    where = f"{tensor.name}[{', '.join(map(str, tensor.index))}]"
     if allowed == 0.0:
-        return f"{where} is {part.found:.7g}; it must be {part.expected:.7g}"
-    off = f"{part.name} is off by {part.error:.3g} epsilons ({allowed:.3g} allowed)"
-    return f"{off}; {where} is {part.found:.7g}, not {part.expected:.7g}"
+        return f"{where} is {tensor.found:.7g}; it must be {tensor.expected:.7g}"
+    off = f"{tensor.name} is off by {tensor.error:.3g} epsilons ({allowed:.3g} allowed)"
+    return f"{off}; {where} is {tensor.found:.7g}, not {tensor.expected:.7g}"
 
 
 def run_cases(

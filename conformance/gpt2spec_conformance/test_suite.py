@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from gpt2spec_conformance.case import Case
+from gpt2spec_conformance.expected import ExpectedFailure
 from gpt2spec_conformance.pytest_plugin import check, parametrize_from_options
-from gpt2spec_conformance.session import ExpectedFailure
 from gpt2spec_conformance.subject import Subject
 
 

@@ -16,7 +16,7 @@ from gpt2spec.errors import ConfigError, GPT2SpecError, nearest
 
 if TYPE_CHECKING:
     from gpt2spec_conformance.case import Case
-    from gpt2spec_conformance.session import SessionReport
+    from gpt2spec_conformance.findings import SessionReport
     from gpt2spec_conformance.subject import Subject
 
 NAME = "conform"
@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge every chosen subject. Returns 0 if all passed, 1 if not, 130 if interrupted."""
-    from gpt2spec_conformance.session import read_expected, select_cases
+    from gpt2spec_conformance.expected import read_expected
+    from gpt2spec_conformance.selection import select_cases
 
     if args.list_mutants:
         print(mutant_table())
@@ -95,7 +96,8 @@ def judge_all(args: argparse.Namespace, cases: Sequence["Case"], expected: Any) 
     """
     from gpt2spec_conformance.report import terminal
     from gpt2spec_conformance.report.progress import Progress
-    from gpt2spec_conformance.session import applies, run_session
+    from gpt2spec_conformance.selection import applies
+    from gpt2spec_conformance.session import run_session
 
     for name, make in subjects(args):
         try:
@@ -125,7 +127,8 @@ def full_precision(
     """
     from gpt2spec_conformance.report import summary
     from gpt2spec_conformance.report.progress import Progress
-    from gpt2spec_conformance.session import applies, run_session
+    from gpt2spec_conformance.selection import applies
+    from gpt2spec_conformance.session import run_session
 
     full = full_precision_arguments(args, name, subject)
     if full is None:
@@ -164,7 +167,7 @@ def write(args: argparse.Namespace, sessions: Sequence["SessionReport"]) -> None
 
 def subjects(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], "Subject"]]]:
     """The name of each chosen subject, and a function that makes it."""
-    from gpt2spec_conformance.session import local_subject
+    from gpt2spec_conformance.subjects.loading import local_subject
 
     from gpt2spec.plugins import backend_listings
 

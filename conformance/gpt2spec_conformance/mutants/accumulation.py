@@ -11,7 +11,7 @@ KILLED_BY = "gradient.accumulated.uneven"
 
 
 def _shares(change: Callable[[Sequence[int]], list[float]]) -> dict[str, Callable[..., Any]]:
-    return {"gpt2spec_conformance.subject.shares": lambda original, sizes: change(sizes)}
+    return {"gpt2spec.accumulation.shares": lambda original, sizes: change(sizes)}
 
 
 def _last_only(original: Any, ops: TensorOps, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:

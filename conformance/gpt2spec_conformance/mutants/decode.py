@@ -186,9 +186,7 @@ def _embed(name: str, summary: str, killed_by: str, replacement: Callable[..., T
 
 
 def _sample(name: str, summary: str, function: str, replacement: Callable[..., Any], case: str = "sampled") -> Mutant:
-    return Mutant(
-        name, summary, SAMPLING, f"decode.generate.{case}", core={f"gpt2spec.decoding.{function}": replacement}
-    )
+    return Mutant(name, summary, SAMPLING, f"decode.generate.{case}", core={f"gpt2spec.{function}": replacement})
 
 
 MUTANTS = [
@@ -242,7 +240,7 @@ MUTANTS = [
         "the first new token is chosen after the padding of a short prompt, not after its last token",
         CACHE,
         "decode.generate.greedy",
-        core={"gpt2spec.decoding.cache.cached_forward": _last_column},
+        core={"gpt2spec.model.cached_forward": _last_column},
     ),
     _select("select-ignored", "rows of the cache stay where they were", lambda ops, right, unmoved: unmoved),
     _select(
@@ -263,20 +261,22 @@ MUTANTS = [
         "decode.generate.overflow",
         core={"gpt2spec.decoding.generator.check_prompts": _unchecked},
     ),
-    _sample("sampling-one-stream", "all prompts draw the same numbers", "sequence.uniforms", _one_stream),
-    _sample("sampling-seed-ignored", "the seed is ignored", "sequence.uniforms", _unseeded),
+    _sample("sampling-one-stream", "all prompts draw the same numbers", "random.uniforms", _one_stream),
+    _sample("sampling-seed-ignored", "the seed is ignored", "random.uniforms", _unseeded),
     _sample(
         "sampling-from-likeliest",
         "the inverse CDF runs from the likeliest token, not by id",
-        "sampling.inverse_cdf",
+        "decoding.sampling.inverse_cdf",
         _from_likeliest,
     ),
-    _sample("sampling-from-the-end", "the inverse CDF of 1 - u", "sampling.inverse_cdf", _from_the_end),
-    _sample("greedy-least-likely", "greedy takes the smallest logit", "sampling.choose", _least_likely, "greedy"),
+    _sample("sampling-from-the-end", "the inverse CDF of 1 - u", "decoding.sampling.inverse_cdf", _from_the_end),
+    _sample(
+        "greedy-least-likely", "greedy takes the smallest logit", "decoding.sampling.choose", _least_likely, "greedy"
+    ),
     _sample(
         "samples-alike",
         "all samples of a prompt draw the same numbers",
-        "sequence.uniforms",
+        "random.uniforms",
         _one_for_all_samples,
         "samples",
     ),
@@ -285,7 +285,7 @@ MUTANTS = [
         "the repetition penalty is for new tokens, not for the prompt's",
         PENALTY,
         "decode.generate.penalty",
-        core={"gpt2spec.decoding.loop.chooser": _new_tokens_only},
+        core={"gpt2spec.decoding.chooser.chooser": _new_tokens_only},
     ),
     Mutant(
         "stop-kept",

@@ -83,11 +83,7 @@ def _embedding(change: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, 
         with mock.patch.object(ops, "dropout", first):
             return original(ops, config, params, tokens, key=key, **rest)
 
-    return _everywhere(transformer)
-
-
-def _everywhere(transformer: Callable[..., Any]) -> dict[str, Any]:
-    return {"gpt2spec.model.transformer": transformer, "gpt2spec.loss.transformer": transformer}
+    return {"gpt2spec.model.transformer": transformer}
 
 
 def _at_the_end(original: Any, ops: TensorOps, config: GPT2Config, *args: Any, key: Any = None, **rest: Any) -> Any:
@@ -180,11 +176,11 @@ MUTANTS = [
     _site("dropout-mlp-missing", "none on the MLP's branch", block_of(_not_on_the_mlp)),
     _site("dropout-on-stream", "on the residual stream after each sum, not on the branch", block_of(_on_the_sum)),
     _site("dropout-before-branches", "on what enters a branch, not on what leaves it", block_of(_before_the_branch)),
-    _site("dropout-at-the-end", "once more, after the last layer norm", _everywhere(_at_the_end)),
+    _site("dropout-at-the-end", "once more, after the last layer norm", {"gpt2spec.model.transformer": _at_the_end}),
     _site(
         "dropout-weights-rate",
         "attention weights have the rate of the residual branches",
-        _everywhere(_one_rate),
+        {"gpt2spec.model.transformer": _one_rate},
         WEIGHTS,
     ),
     Mutant(

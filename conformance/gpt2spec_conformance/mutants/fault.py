@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -31,12 +33,13 @@ class Mutant:
         spec: what the specification says, and where.
         killed_by: id of the case that must fail, by an assertion.
         ops: replacements of methods of `TensorOps`; called `replacement(original, ops, *arguments)`.
-        core: replacements of functions of the core, by "module.name" where they are looked up, and of methods of its
-            classes, by "module.Class.name"; those are called `replacement(original, self, *arguments)`.
+        core: replacements of functions of the core, by the "module.name" of their definition, and of methods of its
+            classes, by "module.Class.name"; those are called `replacement(original, self, *arguments)`. See
+            `mutated_core` for whom they reach.
         backend: replacements of methods of `Backend`; called `replacement(original, backend, *arguments)`.
         subject: replacements of methods of `Subject`; called `replacement(original, *arguments)`.
         right: this is no mistake: every case must pass.
-        decoding_weights: what the mistaken backend says that it rounds weights to in decoding; empty where it says
+        decoding_weights: what the mistaken backend says that it rounds weights to in decoding; None where it says
             what the right one does.
     """
 
@@ -49,7 +52,7 @@ class Mutant:
     backend: Replacements = field(default_factory=dict)
     subject: Replacements = field(default_factory=dict)
     right: bool = False
-    decoding_weights: str = ""
+    decoding_weights: str | None = None
 
 
 class MutatedSubject(BackendSubject):
@@ -84,15 +87,60 @@ class MutatedSubject(BackendSubject):
 
 @contextlib.contextmanager
 def mutated_core(mutants: Sequence[Mutant]) -> Iterator[None]:
-    """The core with its functions replaced, for as long as this is entered."""
+    """The core with its functions replaced, for as long as this is entered.
+
+    A function is replaced in every module of gpt2spec, its backends and this suite that has it as an attribute, under
+    whatever name, and a method in its class. So whoever looks it up meanwhile finds the faulty one, modules that are
+    imported meanwhile included; afterwards they too have the right one. What took hold of the function itself keeps
+    the right one: a `functools.partial`, a default argument, a container, a closure, a program that was compiled
+    before.
+    """
     with contextlib.ExitStack() as stack:
         for mutant in mutants:
             for path, replacement in mutant.core.items():
-                owner_path, _, name = path.rpartition(".")
-                owner = pkgutil.resolve_name(owner_path)
-                wrap = _method if isinstance(owner, type) else functools.partial
-                stack.enter_context(mock.patch.object(owner, name, wrap(replacement, getattr(owner, name))))
+                stack.enter_context(_replaced(path, replacement))
         yield
+
+
+@contextlib.contextmanager
+def _replaced(path: str, replacement: Callable[..., Any]) -> Iterator[None]:
+    owner_path, _, name = path.rpartition(".")
+    owner = pkgutil.resolve_name(owner_path)
+    original = getattr(owner, name)
+    if isinstance(owner, type):
+        with mock.patch.object(owner, name, _method(replacement, original)):
+            yield
+        return
+    faulty = functools.partial(replacement, original)
+    modules = _modules_loaded()
+    holders = _holders_of(path, modules)
+    for module, attribute in holders:
+        setattr(module, attribute, faulty)
+    try:
+        yield
+    finally:
+        if _modules_loaded() != modules:
+            holders = tuple(_holding(faulty))
+        for module, attribute in holders:
+            setattr(module, attribute, original)
+
+
+def _modules_loaded() -> tuple[int, str]:
+    """Something that changes when a module is imported, and takes no time to tell."""
+    return len(sys.modules), next(reversed(sys.modules))
+
+
+@functools.lru_cache
+def _holders_of(path: str, modules: tuple[int, str]) -> tuple[tuple[ModuleType, str], ...]:
+    """Who has the function that is defined at `path`, looked for once while the loaded modules are the same."""
+    return tuple(_holding(pkgutil.resolve_name(path)))
+
+
+def _holding(function: Any) -> Iterator[tuple[ModuleType, str]]:
+    """Each module of ours that has a function as an attribute, with the attribute's name."""
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("gpt2spec"):
+            yield from ((module, attribute) for attribute, value in vars(module).items() if value is function)
 
 
 def _method(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:

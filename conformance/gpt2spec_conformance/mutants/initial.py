@@ -80,7 +80,7 @@ def _zero_gains(original: Any, config: GPT2Config, seed: int) -> HostParams:
 
 
 def _one_stream(original: Any, seed: int, purpose: str, *index: int) -> np.random.Generator:
-    return original(seed, purpose)
+    return original(seed, purpose, *(() if purpose == "parameters" else index))
 
 
 def _table(
@@ -125,7 +125,7 @@ MUTANTS = [
         "every weight begins with the same numbers: the seed is set anew for each",
         STREAMS,
         "initial.streams",
-        core={"gpt2spec.parameters.generator": _one_stream},
+        core={"gpt2spec.random.generator": _one_stream},
     ),
     Mutant(
         "initial-seed-ignored",

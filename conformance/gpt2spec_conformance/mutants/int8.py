@@ -158,6 +158,6 @@ MUTANTS = [
         "weights are rounded to int8 in decoding, and nobody is told",
         "decode.cache.steps",
         spec=CAPABILITY,
-        decoding_weights="",
+        decoding_weights=None,
     ),
 ]

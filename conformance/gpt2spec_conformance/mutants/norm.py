@@ -112,7 +112,6 @@ def _affine(name: str, summary: str, change: Callable[[Tensor, Tensor], tuple[Te
 def _final(name: str, summary: str, change: Callable[[Tree], Tree]) -> Mutant:
     core = {
         "gpt2spec.model.transformer": _transformer(change),
-        "gpt2spec.loss.transformer": _transformer(change),
         "gpt2spec.model.layer_norm": _skipping_final,
     }
     return Mutant(name, summary, FINAL, "model.logits.probe.L1", core=core)

@@ -14,6 +14,7 @@ ADAM = "theta -= lr (m_hat / (sqrt(v_hat) + epsilon) + decay theta), t from 1 (T
 DECAY = "decay is decoupled, times the learning rate, on all weights unless 'matrices' is asked for (decay_rates)"
 CLIP = "gradients are scaled by min(1, clip / norm), norm over all weights together (optimizer.clip_scale)"
 SETTINGS = "beta1 0.9, beta2 0.95, epsilon 1e-8 unless others are asked for (optimizer.AdamW)"
+APPLY_GRADIENTS, UPDATE_SCALARS = "gpt2spec.optimizer.apply_gradients", "gpt2spec.optimizer.update_scalars"
 Moved = tuple[Tensor, Tensor, Tensor]
 
 
@@ -152,12 +153,7 @@ def _with_settings(**changes: Any) -> dict[str, Callable[..., Any]]:
     def update_scalars(original: Any, adamw: AdamW, *args: Any) -> Any:
         return original(dataclasses.replace(adamw, **changes), *args)
 
-    return {**_applying(apply_gradients), "gpt2spec_conformance.subject.update_scalars": update_scalars}
-
-
-def _applying(apply_gradients: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    modules = ("gpt2spec.optimizer", "gpt2spec_conformance.subject")
-    return {f"{module}.apply_gradients": apply_gradients for module in modules}
+    return {APPLY_GRADIENTS: apply_gradients, UPDATE_SCALARS: update_scalars}
 
 
 def _with_gradients(change: Callable[[TensorOps, AdamW, Tree], Tree], **settings: Any) -> dict[str, Callable[..., Any]]:
@@ -166,7 +162,7 @@ def _with_gradients(change: Callable[[TensorOps, AdamW, Tree], Tree], **settings
     def apply_gradients(original: Any, ops: TensorOps, adamw: AdamW, state: Tree, grads: Tree, scalars: Any) -> Any:
         return original(ops, dataclasses.replace(adamw, **settings), state, change(ops, adamw, grads), scalars)
 
-    return _applying(apply_gradients)
+    return {APPLY_GRADIENTS: apply_gradients}
 
 
 def _clipped_by_value(ops: TensorOps, adamw: AdamW, grads: Tree) -> Tree:
@@ -187,7 +183,7 @@ def _at_update(change: Callable[[int], int]) -> dict[str, Callable[..., Any]]:
     def update_scalars(original: Any, adamw: AdamW, lr: float, update: int) -> Any:
         return original(adamw, lr, change(update))
 
-    return {"gpt2spec_conformance.subject.update_scalars": update_scalars}
+    return {UPDATE_SCALARS: update_scalars}
 
 
 def _decayed(which: Callable[[tuple[str, ...]], bool]) -> dict[str, Callable[..., Any]]:

@@ -179,7 +179,7 @@ def _embed(name: str, summary: str, change: Any) -> Mutant:
 
 def _stack(name: str, summary: str, change: Callable[[list[Tree]], list[Tree]]) -> Mutant:
     transformer = _layers(change)
-    core = {"gpt2spec.model.transformer": transformer, "gpt2spec.loss.transformer": transformer}
+    core = {"gpt2spec.model.transformer": transformer}
     return Mutant(name, summary, LAYERS, "model.logits.probe.L2", core=core)
 
 

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
+from gpt2spec_conformance.findings import LevelStatus, SessionReport
 from gpt2spec_conformance.level import LEVELS
-from gpt2spec_conformance.session import LevelStatus, SessionReport
 
 LOOKS: dict[LevelStatus, tuple[str, str]] = {
     "passed": ("passing", "brightgreen"),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2spec.files import atomic_write, make_folder
+from gpt2spec_conformance.findings import SessionReport
 from gpt2spec_conformance.report import badge, html, junit, markdown
 from gpt2spec_conformance.report.results import dump_results, parse_results
-from gpt2spec_conformance.session import SessionReport
 
 RESULTS = "results.jsonl"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jinja2
 
+from gpt2spec_conformance.findings import SessionReport
 from gpt2spec_conformance.report import plot, summary
-from gpt2spec_conformance.session import SessionReport
 
-MOST_PARTS = 8
-"""So many parts of an answer are shown, the worst ones; results.jsonl has them all."""
+MOST_TENSORS = 8
+"""So many tensors of an answer are shown, the worst ones; results.jsonl has them all."""
 
 
 def render(sessions: Sequence[SessionReport]) -> str:
@@ -21,7 +21,7 @@ def render(sessions: Sequence[SessionReport]) -> str:
         for name, session in zip(summary.subject_names(sessions), sessions, strict=True)
     ]
     return _template().render(
-        subjects=subjects, columns=columns, summary=summary, plot=plot.error_by_layer, most_parts=MOST_PARTS
+        subjects=subjects, columns=columns, summary=summary, plot=plot.error_by_layer, most_tensors=MOST_TENSORS
     )
 
 

@@ -4,8 +4,8 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
+from gpt2spec_conformance.findings import CaseReport, SessionReport
 from gpt2spec_conformance.report import summary
-from gpt2spec_conformance.session import CaseReport, SessionReport
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from gpt2spec_conformance.findings import SessionReport
 from gpt2spec_conformance.report import summary
-from gpt2spec_conformance.session import SessionReport
 
 
 def render(sessions: Sequence[SessionReport]) -> str:

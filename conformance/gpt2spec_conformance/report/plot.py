@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from gpt2spec_conformance.session import CaseReport
+from gpt2spec_conformance.findings import CaseReport
 
 TAP = re.compile(r"h\.(\d+)\.(attn|mlp|residual)")
 COLOURS = {"attn": "#0072b2", "mlp": "#d55e00", "residual": "#333333"}
@@ -54,9 +54,9 @@ def error_by_layer(case: CaseReport) -> str:
 def _series(case: CaseReport) -> dict[str, list[tuple[int, float]]]:
     """(layer, error) by tap, going up."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for part in case.parts:
-        if match := TAP.fullmatch(part.name):
-            found.setdefault(match[2], []).append((int(match[1]), part.error))
+    for tensor in case.tensors:
+        if match := TAP.fullmatch(tensor.name):
+            found.setdefault(match[2], []).append((int(match[1]), tensor.error))
     return {tap: sorted(found[tap]) for tap in COLOURS if tap in found}
 
 

@@ -1,6 +1,6 @@
 """Sessions as JSON lines: for each a header, a line a case, and a footer without which it counts as cut off.
 
-Numbers that JSON does not have are the texts "inf", "-inf" and "nan".
+Numbers that JSON does not have are the texts "inf", "-inf" and "nan". The tensors of an answer are its "parts" here.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 
 from gpt2spec.errors import GPT2SpecError
 from gpt2spec_conformance.diagnosis import Diagnosis, Suspect
-from gpt2spec_conformance.judge import Part
-from gpt2spec_conformance.session import CaseReport, Header, SessionReport
+from gpt2spec_conformance.findings import CaseReport, Header, SessionReport
+from gpt2spec_conformance.judge import JudgedTensor
 
 
 class ResultsError(GPT2SpecError):
@@ -65,7 +65,8 @@ def parse_results(text: str, source: str) -> list[SessionReport]:
 def _lines(session: SessionReport) -> Iterator[dict[str, Any]]:
     yield {"type": "header", **dataclasses.asdict(session.header)}
     for case in session.cases:
-        yield {"type": "case", **dataclasses.asdict(case)}
+        fields = dataclasses.asdict(case)
+        yield {"type": "case", **{"parts" if name == "tensors" else name: value for name, value in fields.items()}}
     yield {
         "type": "footer",
         "verdict": session.verdict,
@@ -91,12 +92,12 @@ def _number(value: Any) -> float | None:
 
 
 def _case(entry: dict[str, Any]) -> CaseReport:
-    parts = tuple(
-        Part(p["name"], float(p["error"]), tuple(p["index"]), float(p["found"]), float(p["expected"]))
-        for p in entry["parts"]
+    tensors = tuple(
+        JudgedTensor(t["name"], float(t["error"]), tuple(t["index"]), float(t["found"]), float(t["expected"]))
+        for t in entry.pop("parts")
     )
     numbers = {"error": _number(entry["error"]), "budget": _number(entry["budget"])}
-    return CaseReport(**{**entry, **numbers, "parts": parts})
+    return CaseReport(**{**entry, **numbers, "tensors": tensors})
 
 
 def _session(header: Header, cases: list[CaseReport], footer: dict[str, Any]) -> SessionReport:

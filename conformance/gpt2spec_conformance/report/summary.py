@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt2spec_conformance.diagnosis import Suspect
-from gpt2spec_conformance.session import CaseReport, LevelReport, SessionReport, Status
+from gpt2spec_conformance.findings import CaseReport, LevelReport, SessionReport, Status
 
 FamilyStatus = Literal["passed", "excepted", "failed", "unsupported", "inapplicable"]
 WORDS: Mapping[Status, str] = {

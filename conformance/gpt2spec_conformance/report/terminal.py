@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from gpt2spec.cli.table import format_table
+from gpt2spec_conformance.findings import SessionReport
 from gpt2spec_conformance.report import summary
-from gpt2spec_conformance.session import SessionReport
 
 HEAD: tuple[str, ...] = ("FAMILY", "CASES", "PASSED", "FAILED", "UNSUPPORTED", "EXPECTED", "ERROR/BUDGET", "WORST CASE")
 
