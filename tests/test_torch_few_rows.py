@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 
-from gpt2spec_torch import ahead_of_time as module  # noqa: E402
 from gpt2spec_torch.backend import create  # noqa: E402
-from gpt2spec_torch.few_rows import FewRowsWeight, in_large_pages  # noqa: E402
-from gpt2spec_torch.row_kernel import row_kernel  # noqa: E402
+from gpt2spec_torch.decoding import ahead_of_time as module  # noqa: E402
+from gpt2spec_torch.decoding.few_rows import FewRowsTable, FewRowsWeight, in_large_pages  # noqa: E402
+from gpt2spec_torch.decoding.row_kernel import row_kernel  # noqa: E402
 
 from gpt2spec.backend import BackendError  # noqa: E402
 from gpt2spec.config import GPT2Config  # noqa: E402
@@ -135,7 +135,7 @@ def test_new_keys_go_to_each_rows_own_slots(generator, start: list[int], in_plac
 def test_what_an_embedding_is_read_from_is_not_rounded(generator) -> None:
     table = torch.randn(9, 4, generator=generator)
     backend = create(device="cpu", int8=True, compile=False)
-    laid_out = FewRowsWeight(table.T, None, int8=True, table=table)
+    laid_out = FewRowsTable(table, None, int8=True)
     assert torch.equal(backend.ops.take(laid_out, torch.tensor([[3, 0]]), 0), table[[3, 0]][None])
 
 

@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 
-from gpt2spec_torch import ahead_of_time, row_block  # noqa: E402
 from gpt2spec_torch.backend import create  # noqa: E402
-from gpt2spec_torch.row_block import RowBlockWeights  # noqa: E402
+from gpt2spec_torch.decoding import ahead_of_time, row_block  # noqa: E402
+from gpt2spec_torch.decoding.row_block import RowBlockWeights  # noqa: E402
 
 from gpt2spec import model  # noqa: E402
 from gpt2spec.config import GPT2Config, preset  # noqa: E402

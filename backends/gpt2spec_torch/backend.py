@@ -23,11 +23,11 @@ from gpt2spec.backend import (
 )
 from gpt2spec.ops import Key, Tensor
 from gpt2spec_torch import processes
-from gpt2spec_torch.few_rows import FewRowsWeight
-from gpt2spec_torch.graphs import RecordedStep, cuda_graph
+from gpt2spec_torch.decoding.few_rows import FewRowsTable, FewRowsWeight
+from gpt2spec_torch.decoding.graphs import RecordedStep, cuda_graph
+from gpt2spec_torch.decoding.row_block import RowBlocks, worth_a_program
+from gpt2spec_torch.decoding.row_kernel import row_kernel
 from gpt2spec_torch.ops import TorchOps
-from gpt2spec_torch.row_block import RowBlockWeights, worth_a_program
-from gpt2spec_torch.row_kernel import row_kernel
 
 Compile = Literal["blocks", "step", "off"]
 COMPILE_SETTINGS = {
@@ -96,7 +96,7 @@ class TorchBackend(Backend):
         return run
 
     def jit_step(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """On CUDA a graph of its own: see `graphs`."""
+        """On CUDA, a step is recorded as one graph: see `decoding`."""
         update = self.jit_update(function)
         return RecordedStep(update, cuda_graph) if self.ops.device.type == "cuda" else update
 
@@ -120,7 +120,7 @@ class TorchBackend(Backend):
         return seeded(run)
 
     def decoding_params(self, params: Any) -> Any:
-        """On a CPU, below float64 and outside graphs, weights are laid out for few rows: see `few_rows`."""
+        """On a CPU, below float64 and without `compile=step`, weights are laid out for few rows: see `decoding`."""
         params = super().decoding_params(params)
         if self.device != "cpu" or self.dtype == "float64" or self.compile == "step":
             return params
@@ -129,12 +129,12 @@ class TorchBackend(Backend):
 
         def laid_out(path: tuple[str, ...], x: Tensor) -> Any:
             if path == ("wte", "weight"):
-                return FewRowsWeight(x.T, kernel, self.int8, table=x)
+                return FewRowsTable(x, kernel, self.int8)
             return FewRowsWeight(x, kernel, self.int8) if path[0] == "blocks" and x.ndim == 2 else x
 
         params = tree_unflatten(params, [laid_out(path, x) for path, x in named_leaves(params)])
         if kernel is not None and worth_a_program(params["blocks"][0]):
-            params["blocks"] = [RowBlockWeights(tree) for tree in params["blocks"]]
+            params["blocks"] = RowBlocks(params["blocks"])
         return params
 
     def dropout_key(self, seed: int, step: int) -> Key:

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from gpt2spec.ops import AdamWScalars, Key, Tensor, TensorOps
+from gpt2spec_torch import layouts
 from gpt2spec_torch.adamw import fused_adamw
 from gpt2spec_torch.compilation import compiled
-from gpt2spec_torch.few_rows import FewRowsWeight
+from gpt2spec_torch.decoding.row_kernel import row_attention
 from gpt2spec_torch.head import head_cross_entropy
-from gpt2spec_torch.row_block import RowBlockWeights, row_attention, row_block
 
 
 class TorchOps(TensorOps):
@@ -62,13 +62,7 @@ class TorchOps(TensorOps):
         return torch.cat(list(xs), axis)
 
     def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
-        if isinstance(x, FewRowsWeight):
-            x = x.table
-        axis %= x.ndim
-        if axis == 0 and x.ndim == 2:
-            return F.embedding(indices, x)
-        shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-        return x.index_select(axis, indices.reshape(-1)).reshape(shape)
+        return layouts.take(x, indices, axis)
 
     def take_along_axis(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:  # noqa: D102
         return x.gather(axis, indices.long())
@@ -133,12 +127,8 @@ class TorchOps(TensorOps):
 
     # ------------------------------------------------------------------ parts of a block
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """One matrix product for all rows; weights [in, out] get gradients that lie in memory like them."""
-        if isinstance(weight, FewRowsWeight):
-            return weight.product(x, bias).to(x.dtype)
-        y = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
-        return y.reshape(*x.shape[:-1], weight.shape[1])
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: D102
+        return layouts.linear(weight, x, bias)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:  # noqa: D102
         y = F.layer_norm(self.astype(x, self.reduce_dtype), weight.shape, weight, bias, epsilon)
@@ -188,20 +178,14 @@ class TorchOps(TensorOps):
     def scan_blocks(
         self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
     ) -> tuple[Any, ...]:
-        """The loop; one program serves every layer where blocks are compiled by themselves.
+        """One program serves every layer where blocks are compiled by themselves.
 
-        In decoding, one row has a program too, made ahead of time: see `row_block`. With more rows a block waits for
-        its products, and compiled or not takes as long.
+        In decoding they are not: a block with a cache waits for its products, and compiled or not takes as long.
         """
-        if self.compile_blocks and len(stacked) == 1:
-            return super().scan_blocks(
-                lambda x, i, *trees, **shared: compiled_block(block, x, *trees, **shared), x, *stacked, **shared
-            )
-        if self.compile_blocks and x.shape[0] == 1 and isinstance(stacked[0][0], RowBlockWeights):
-            program = row_block(block, stacked[0][0], stacked[1][0], shared["config"])  # made while a prompt is read
-            if x.shape[1] == 1 and shared["start"] is not None:
-                block = program or block
-        return super().scan_blocks(block, x, *stacked, **shared)
+        blocks, *others = stacked
+        if self.compile_blocks and not others:
+            block = compiled_block(block)
+        return layouts.scan_blocks(blocks, self, block, x, *others, **shared)
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
         """By indexing, and into the cache itself where its old content is not needed any more."""
@@ -228,9 +212,7 @@ class TorchOps(TensorOps):
     # ------------------------------------------------------------------ head, loss and optimizer
 
     def unembed(self, x: Tensor, wte: Tensor) -> Tensor:  # noqa: D102
-        if isinstance(wte, FewRowsWeight):
-            return self.astype(wte.product(x, None), self.reduce_dtype)
-        return super().unembed(x, wte)
+        return self.astype(layouts.unembed(wte, x), self.reduce_dtype)
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
         losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="none")
@@ -287,9 +269,13 @@ def _common(start: Tensor) -> int | None:
     return first if all(other == first for other in others) else None
 
 
-def compiled_block(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **shared: Any) -> tuple[Any, ...]:
-    """`block` at one layer, compiled."""
-    return compiled(_at_one_layer)(block, x, *trees, **shared)
+def compiled_block(block: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """`block` as one program for all layers."""
+
+    def run(x: Tensor, i: int, *trees: Any, **shared: Any) -> tuple[Any, ...]:
+        return compiled(_at_one_layer)(block, x, *trees, **shared)
+
+    return run
 
 
 def _at_one_layer(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **shared: Any) -> tuple[Any, ...]:

@@ -210,9 +210,7 @@ class ShardedOps(TorchOps):
 
             def compute(x: Tensor, tree: Any, i: int = i) -> tuple[Any, ...]:
                 tree = TorchOps.compute_params(self, tree)
-                if self.compile_blocks:
-                    return compiled_block(block, x, tree, **shared)
-                return block(x, i, tree, **shared)
+                return (compiled_block(block) if self.compile_blocks else block)(x, i, tree, **shared)
 
             x, *out = layer(compute, x)
             outs.append(out)

@@ -1,7 +1,7 @@
 """Programs that Inductor compiles ahead of time, once on a machine.
 
-They are kept in the user's cache folder, from where they load in milliseconds, and there are neither guards nor Python
-in a call of one.
+They are kept in the user's cache folder, from where they load in milliseconds. A call of one runs neither guards nor
+Python.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 Program = Callable[..., Tensor]
-"""Of tensors that are given one by one; it may overwrite some of them."""
+"""A function of tensors that are given one by one; it may overwrite some of them."""
 
 Recipe = tuple[torch.nn.Module, tuple[Any, ...], Any]
-"""A module of one result, arguments that it may be called with, and which of their axes vary (see `torch.export`)."""
+"""A module of one result, arguments to call it with, and which of their axes vary (see `torch.export`)."""
 
 log = logging.getLogger(__name__)
 _programs: dict[str, Program | None] = {}
@@ -66,7 +66,7 @@ def _compile(path: Path, recipe: Callable[[], Recipe]) -> None:
 
 
 def _folder() -> Path:
-    """Of programs for this PyTorch on this processor: they use all of its instructions."""
+    """The folder of programs for this PyTorch on this processor: they use all of its instructions."""
     flags = ""
     if Path("/proc/cpuinfo").exists():
         flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")

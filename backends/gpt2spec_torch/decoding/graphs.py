@@ -1,7 +1,7 @@
 """A step of decoding as one CUDA graph: recorded once, then started by one call where there were hundreds of kernels.
 
-A graph reads and writes the memory it was recorded with. So what changes from step to step is copied into tensors
-that are kept for it, and what comes out is copied before the next step overwrites it.
+A graph reads and writes the memory it was recorded with. So arguments that change from step to step are copied into
+tensors that are kept for it, and results are copied before the next step overwrites them.
 """
 
 import weakref
@@ -15,14 +15,14 @@ from gpt2spec.backend import tree_map
 
 Update = Callable[..., tuple[Any, Any]]
 Record = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
-"""From a function to what runs it again on the same memory, and the memory of its results. Does not run it."""
+"""Takes a function, without running it, and returns what runs it again on the same memory, and its results' memory."""
 
 
 class RecordedStep:
     """An update `f(state, *args) -> (state, aux)` in place, recorded when it is called again with the same trees.
 
-    Arguments that are tensors by themselves may be others each time. Those in trees, weights and the state, have to be
-    the very same: others are recorded anew. The first call with any runs as it is, which also compiles it.
+    Arguments that are tensors by themselves may be others each time. The tensors in trees, the weights and the state,
+    have to be the very same: others are recorded anew. The first call with others is not recorded; it may compile.
     """
 
     def __init__(self, update: Update, record: Record) -> None:
@@ -34,7 +34,7 @@ class RecordedStep:
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, state: Any, *args: Any) -> tuple[Any, Any]:
-        """As the update."""
+        """The new state and the results, as the update returns them."""
         given = [x for x in args if isinstance(x, Tensor)]
         if not self._knows(state, args, given):
             self._forget(state, args, given)

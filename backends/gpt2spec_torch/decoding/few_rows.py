@@ -7,24 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2spec_torch.ahead_of_time import Program
+from gpt2spec_torch import layouts
+from gpt2spec_torch.decoding.ahead_of_time import Program
 
 
 class FewRowsWeight:
     """A weight [in, out] that stands in the parameters of decoding in place of a tensor.
 
-    One row is multiplied by the compiled kernel where there is one. A few rows are oneDNN's, which wants the weight
-    in an order of its own; that is made when they are first asked for. Many rows, the pass over a prompt, take either.
+    One row is multiplied by the compiled kernel where there is one. A few rows are multiplied by oneDNN, which wants
+    the weight in an order of its own; that is made when it is first needed. Many rows, those of a prompt, take either.
 
     Attributes:
-        table: what an embedding is read from, [out, in], not rounded; or None.
         shape: [in, out].
         rows: the numbers that are multiplied, [out, in].
         scale: what each output is multiplied by after that, float32 [out].
     """
 
-    def __init__(self, weight: Tensor, kernel: Program | None, int8: bool, table: Tensor | None = None) -> None:
-        """`weight` is [in, out]. With `int8` it is rounded to 255 steps, whose size is each output's own."""
+    def __init__(self, weight: Tensor, kernel: Program | None, int8: bool) -> None:
+        """Lays out `weight` [in, out]; with `int8`, in 255 steps whose size is each output's own."""
         self.shape = weight.shape
         self._kernel = kernel
         rows = weight.T  # [out, in]
@@ -33,7 +33,6 @@ class FewRowsWeight:
             self.scale = rows.abs().amax(1).float().clamp_min(1e-12) / 127.0
             rows = (rows.float() / self.scale[:, None]).round().to(torch.int8)
         self.rows = in_large_pages(rows)
-        self.table = table if table is None or int8 else self.rows
         self._zero, self._one = torch.zeros(rows.shape[0]), torch.ones(rows.shape[0], dtype=torch.bfloat16)
         self._packed: Tensor | None = None
 
@@ -55,9 +54,9 @@ class FewRowsWeight:
         return y.reshape(*x.shape[:-1], self.shape[1])
 
     def _int8(self, x: Tensor, few: bool, bias: Tensor | None) -> Tensor:
-        """Products with whole steps, which every dtype has, and then the size of those; a few rows are in bfloat16.
+        """Multiplies by whole steps, which every dtype has, and then by their size; a few rows are in bfloat16.
 
-        PyTorch 2.13's kernel for those reads beyond its operands where their width is no multiple of 16.
+        PyTorch 2.13's kernel for a few rows reads beyond its operands where their width is no multiple of 16.
         """
         if few and self.shape[0] % 16 == 0:
             y = torch._weight_int8pack_mm(x.bfloat16(), self.rows, self._one).float()
@@ -66,8 +65,38 @@ class FewRowsWeight:
         return torch.addcmul(self._zero if bias is None else bias.float(), y, self.scale)
 
 
+class FewRowsTable(FewRowsWeight):
+    """An embedding [V, D], whose product is that of the tied head.
+
+    Attributes:
+        table: [V, D], which tokens are looked up in. It is never rounded.
+    """
+
+    def __init__(self, table: Tensor, kernel: Program | None, int8: bool) -> None:
+        super().__init__(table.T, kernel, int8)
+        self.table = table if int8 else self.rows
+
+
+@layouts.linear.register(FewRowsWeight)
+def linear(weight: FewRowsWeight, x: Tensor, bias: Tensor) -> Tensor:
+    """x W + b in the dtype of `x`."""
+    return weight.product(x, bias).to(x.dtype)
+
+
+@layouts.unembed.register(FewRowsTable)
+def unembed(wte: FewRowsTable, x: Tensor) -> Tensor:
+    """x W_e^T."""
+    return wte.product(x, None)
+
+
+@layouts.take.register(FewRowsTable)
+def take(x: FewRowsTable, indices: Tensor, axis: int) -> Tensor:
+    """The embeddings of tokens."""
+    return layouts.take(x.table, indices, axis)
+
+
 def in_large_pages(x: Tensor) -> Tensor:
-    """A contiguous copy in memory for which NumPy asks Linux for huge pages: such weights are read 5 to 10 % faster."""
+    """A contiguous copy in memory for which NumPy asks Linux for huge pages, where it is read 5 to 10 % faster."""
     memory = np.empty(x.nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return torch.from_numpy(memory[start : start + x.nbytes]).view(x.dtype).reshape(x.shape).copy_(x)

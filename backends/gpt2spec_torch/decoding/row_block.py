@@ -1,6 +1,6 @@
-"""A block of the model for one row of decoding, as one program: no Python stands between its products.
+"""A block of the model for one row of decoding, as one program: no Python runs between its products.
 
-It is the model's own block, traced with weights and attention that are written as loops.
+The program is the model's own block, traced with weights and attention that are written as loops.
 """
 
 import functools
@@ -9,25 +9,32 @@ import inspect
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpt2spec.backend import tree_leaves, tree_unflatten
-from gpt2spec_torch.ahead_of_time import Recipe, program
-from gpt2spec_torch.few_rows import FewRowsWeight
-from gpt2spec_torch.row_kernel import row_product
+from gpt2spec.ops import TensorOps
+from gpt2spec_torch import layouts
+from gpt2spec_torch.decoding.ahead_of_time import Recipe, program
+from gpt2spec_torch.decoding.few_rows import FewRowsWeight
+from gpt2spec_torch.decoding.row_kernel import row_product
 
 Block = Callable[..., tuple[Any, ...]]
 LARGE = 1 << 20
-"""So many weights in a block are worth the time that it takes to compile a program for their shapes."""
-SOURCES = ("gpt2spec.ops", *(f"gpt2spec_torch.{name}" for name in ("ops", "few_rows", "row_kernel", "row_block")))
-"""Modules that a program is made from, beside the model's own."""
+"""The number of weights in a block from which on compiling a program for their shapes is worth its time."""
+SOURCES = (
+    "gpt2spec.ops",
+    "gpt2spec_torch.ops",
+    "gpt2spec_torch.layouts",
+    *(f"gpt2spec_torch.decoding.{name}" for name in ("few_rows", "row_kernel", "row_block")),
+)
+"""The modules that a program is made from, beside the model's own."""
 
 
 class RowBlockWeights(dict[str, Any]):
-    """The weights of a block, and the same as a list of tensors: what its program takes."""
+    """The weights of a block, laid out for few rows, and the list of tensors that its program takes."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
         super().__init__(tree)
@@ -36,15 +43,35 @@ class RowBlockWeights(dict[str, Any]):
             self.tensors += [leaf.rows, leaf.scale] if isinstance(leaf, FewRowsWeight) else [leaf]
 
 
+class RowBlocks(list[RowBlockWeights]):
+    """The weights of all blocks."""
+
+    def __init__(self, trees: list[dict[str, Any]]) -> None:
+        super().__init__(map(RowBlockWeights, trees))
+
+
+@layouts.scan_blocks.register(RowBlocks)
+def scan_blocks(blocks: RowBlocks, ops: Any, block: Block, x: Tensor, caches: list[Any], **shared: Any) -> Any:
+    """One token of one row passes through programs, where blocks are compiled; other rows as through any blocks.
+
+    The program is made while the row's prompt is read, before its first token is waited for.
+    """
+    if ops.compile_blocks and x.shape[0] == 1:
+        program = row_block(block, blocks[0], caches[0], shared["config"])
+        if x.shape[1] == 1 and shared["start"] is not None:
+            block = program or block
+    return TensorOps.scan_blocks(ops, block, x, blocks, caches, **shared)
+
+
 def worth_a_program(tree: dict[str, Any]) -> bool:
     """Whether the weights of a block, laid out for few rows, are many."""
     return sum(math.prod(leaf.shape) for leaf in tree_leaves(tree) if isinstance(leaf, FewRowsWeight)) >= LARGE
 
 
 def row_block(block: Block, p: RowBlockWeights, c: dict[str, Tensor], config: Any) -> Block | None:
-    """`block` for one token of one row, with weights like `p` and a cache like `c`: compiled, if it can be.
+    """`block` for one token of one row, with weights like `p` and a cache like `c`; None where it cannot be compiled.
 
-    It overwrites the cache. The program serves every block of the shape, whatever the cache's capacity.
+    It overwrites the cache. One program serves every block of the shape, whatever the cache's capacity.
     """
     name = _name(block.__module__, config, tuple(x.dtype for x in (c["k"], *p.tensors)))
     compiled = program(name, functools.partial(_recipe, block, p, c, config))
@@ -57,26 +84,18 @@ def row_block(block: Block, p: RowBlockWeights, c: dict[str, Tensor], config: An
     return run
 
 
-def row_attention(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> Tensor:
-    """Attention of the one query of one row, in float32: [1, H, 1, d] and 2 x [1, H, C, d] -> [1, H, 1, d]."""
-    seen = start.item() + 1
-    torch._check(seen >= 1)  # type: ignore[no-untyped-call]
-    torch._check(seen <= k.shape[2])  # type: ignore[no-untyped-call]
-    k, v = (x[:, :, :seen].to(torch.float32) for x in (k, v))
-    weights = torch.softmax((q.to(torch.float32) * k).sum(-1) / math.sqrt(q.shape[-1]), -1)  # [1, H, seen]
-    return (weights[..., None] * v).sum(2, keepdim=True)
+class _LoopWeight(NamedTuple):
+    """A weight while a program is traced; see `FewRowsWeight`."""
+
+    rows: Tensor
+    scale: Tensor
 
 
-class _LoopWeight(FewRowsWeight):
-    """A weight while a program is traced."""
-
-    def __init__(self, rows: Tensor, scale: Tensor) -> None:
-        self.rows, self.scale, self.shape = rows, scale, rows.T.shape
-
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """By a loop over all of the weight."""
-        assert bias is not None
-        return row_product(x, self.rows, self.scale, bias.to(torch.float32)).reshape(*x.shape[:-1], -1)
+@layouts.linear.register(_LoopWeight)
+def _linear(weight: _LoopWeight, x: Tensor, bias: Tensor) -> Tensor:
+    """x W + b in the dtype of `x`, written as a loop over all of the weight."""
+    y = row_product(x, weight.rows, weight.scale, bias.to(torch.float32))
+    return y.reshape(*x.shape[:-1], -1).to(x.dtype)
 
 
 class _RowBlock(torch.nn.Module):
@@ -106,7 +125,7 @@ def _recipe(block: Block, p: RowBlockWeights, c: dict[str, Tensor], config: Any)
 
 @functools.cache
 def _name(module: str, config: Any, dtypes: tuple[torch.dtype, ...]) -> str:
-    """Of the program for blocks of a model that is defined in `module`: another one when its source has changed."""
+    """The name of the program for the blocks of a model defined in `module`; another one when its source changes."""
     shape = f"{config.n_head} heads of {config.head_width}, {config.layer_norm_epsilon}, {dtypes}"
     sources = [inspect.getsource(sys.modules[name]) for name in (module, *SOURCES)]
     return "block-" + hashlib.blake2b("\0".join([shape, *sources]).encode(), digest_size=8).hexdigest()
