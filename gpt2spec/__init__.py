@@ -1,6 +1,6 @@
 """The executable specification of GPT-2.
 
-The names below are the public interface for everyday use; each is imported when first asked for, so that
+The names below are the public interface for everyday use. Each is imported when it is first used, so that
 `import gpt2spec` loads neither NumPy nor a framework.
 """
 
@@ -50,7 +50,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home (PEP 562); later uses find it in this module."""
+    """Import a public name from its module (PEP 562); later uses find it here."""
     if name == "__version__":
         value = importlib.import_module("importlib.metadata").version("gpt2spec")
     elif name in _HOMES:
@@ -62,5 +62,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, imported yet or not."""
+    """All public names, including those not imported yet."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m gpt2spec`: the command line."""
+"""`python -m gpt2spec` runs the command line."""
 
 import sys
 

@@ -1,10 +1,11 @@
-"""Gradient accumulation: one update from a batch that is computed in parts, one after another.
+"""Gradient accumulation makes one update from a batch that is computed as several micro-batches in turn.
 
-The loss of a batch is the mean over its tokens, so a part counts by its share of them:
+The loss of a batch is the mean over its tokens, so a micro-batch counts by its share of them:
 
-    loss = sum over parts of share * (mean loss of the part),   share = tokens of the part / tokens of the batch
+    loss = sum of share * (mean loss of the micro-batch),   share = its tokens / tokens of the batch
 
-and the gradients likewise. The mean of the parts' means is another number unless all parts are of one size.
+The gradients are added up in the same way. The mean of the micro-batches' means would be another number unless all
+micro-batches had the same size.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +20,13 @@ from gpt2spec.tree import Tree, tree_leaves, tree_map, tree_unflatten
 
 
 class MicroBatch(NamedTuple):
-    """A part of a batch on the device.
+    """Some rows of a batch, on the device.
 
     Attributes:
-        tokens: [b, T], some rows of the batch.
-        targets: [b, T], the tokens that follow.
-        share: [], of the batch's tokens.
-        key: turns dropout on; each part has its own.
+        tokens: [b, T], the rows.
+        targets: [b, T], the tokens that follow them.
+        share: [], their share of the batch's tokens.
+        key: turns dropout on; each micro-batch has its own key.
     """
 
     tokens: Tensor
@@ -35,17 +36,17 @@ class MicroBatch(NamedTuple):
 
 
 def shares(sizes: Sequence[int]) -> list[float]:
-    """What each part counts for, from the numbers of their rows, which are all of one length."""
+    """The share of each micro-batch, from their numbers of rows, which all have the same length."""
     return [size / sum(sizes) for size in sizes]
 
 
 def empty_total(ops: TensorOps, params: Tree) -> Tree:
-    """The sum over no parts yet: the loss, and gradients like the parameters."""
+    """The total before the first micro-batch: a loss of 0, and gradients of 0 in the shapes of the parameters."""
     return {"loss": ops.full((), 0.0, ops.reduce_dtype), "gradients": tree_map(ops.zeros_like, params)}
 
 
 def add_micro_batch(backend: Backend, config: GPT2Config) -> Callable[..., tuple[Tree, Tensor]]:
-    """Compiled: (total, params, *`MicroBatch`) -> (total with the part's loss and gradients, its loss times its share).
+    """A compiled function that adds a micro-batch: (total, params, *`MicroBatch`) -> (new total, share * its loss).
 
     The old total must not be used again.
     """
@@ -56,8 +57,8 @@ def add_micro_batch(backend: Backend, config: GPT2Config) -> Callable[..., tuple
 
     value_and_grad = backend.value_and_grad(loss)
 
-    def add(total: Tree, params: Tree, *part: Any) -> tuple[Tree, Tensor]:
-        value, gradients = value_and_grad(params, *part)
+    def add(total: Tree, params: Tree, *micro_batch: Any) -> tuple[Tree, Tensor]:
+        value, gradients = value_and_grad(params, *micro_batch)
         summed = ops.accumulate(tree_leaves(total["gradients"]), tree_leaves(gradients))
         return {"loss": total["loss"] + value, "gradients": tree_unflatten(params, summed)}, value
 
@@ -65,19 +66,20 @@ def add_micro_batch(backend: Backend, config: GPT2Config) -> Callable[..., tuple
 
 
 Accept = Callable[[float, float], bool]
-"""Told a batch's loss and its gradient's norm, whether the update is to be made."""
+"""(loss of a batch, norm of its gradient) -> whether the update is made."""
 
 
 def accumulated_step(
     backend: Backend, config: GPT2Config, adamw: AdamW, accept: Accept | None = None
 ) -> Callable[..., tuple[Tree, dict[str, Any]]]:
-    """One step: (state, micro-batches, scalars) -> (state, metrics), as `train_step` of the whole batch at once.
+    """A training step: (state, micro-batches, scalars) -> (state, metrics), with the result of `train_step`.
 
-    A single micro-batch is `train_step` itself. Otherwise there are two programs: one adds a part, once compiled for
-    each size of part; the other updates. So memory holds the activations of one part, and one more set of gradients.
+    A single micro-batch is computed by `train_step` itself. Otherwise there are two programs: one adds a micro-batch
+    and is compiled for each size of them; the other updates the parameters. So memory holds the activations of one
+    micro-batch, and one more set of gradients.
 
-    With `accept`, the step waits for the loss and the norm, and a refused batch leaves the state as it is: the metrics
-    then have "skipped".
+    With `accept`, the step waits for the loss and the norm. A refused batch leaves the state as it is, and its metrics
+    have "skipped".
     """
     ops = backend.ops
     whole, add = train_step(backend, config, adamw), add_micro_batch(backend, config)
@@ -90,19 +92,22 @@ def accumulated_step(
     norm = backend.jit(lambda gradients: ops.global_norm(gradients))
 
     def refused(total: Tree) -> dict[str, Any]:
-        """The metrics of a batch that is not accepted, or nothing."""
+        """The metrics of a batch that is not accepted; empty for one that is."""
         if accept is None:
             return {}
         found = {"loss": total["loss"], "grad_norm": norm(tree_leaves(total["gradients"]))}
         return {} if accept(*(float(backend.to_numpy(x)) for x in found.values())) else {**found, "skipped": True}
 
-    def step(state: Tree, parts: Sequence[MicroBatch], scalars: dict[str, Tensor]) -> tuple[Tree, dict[str, Any]]:
-        if len(parts) == 1 and accept is None:
-            return whole(state, parts[0].tokens, parts[0].targets, scalars, parts[0].key)
+    def step(
+        state: Tree, micro_batches: Sequence[MicroBatch], scalars: dict[str, Tensor]
+    ) -> tuple[Tree, dict[str, Any]]:
+        if len(micro_batches) == 1 and accept is None:
+            batch = micro_batches[0]
+            return whole(state, batch.tokens, batch.targets, scalars, batch.key)
         total = empty_total(ops, state["params"])
-        for i, part in enumerate(parts, start=1):
-            with backend.deferring(i < len(parts)):
-                total, _ = add(total, state["params"], *part)
+        for i, micro_batch in enumerate(micro_batches, start=1):
+            with backend.deferring(i < len(micro_batches)):
+                total, _ = add(total, state["params"], *micro_batch)
         metrics = refused(total)
         return (state, metrics) if metrics else finish(state, total, scalars)
 

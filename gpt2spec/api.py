@@ -1,7 +1,7 @@
-"""What anybody can call with arrays: NumPy in, NumPy out, on any backend.
+"""The functions for everyday use take and return NumPy arrays, and compute on any backend.
 
-Parameters and gradients are flat dicts with the Hugging Face names (see `gpt2spec.parameters`); token ids
-are checked here, on the host, because frameworks clamp or ignore what is out of range.
+Parameters and gradients are flat dicts with the Hugging Face names (see `gpt2spec.parameters`). Token ids are checked
+here, on the host, because frameworks clamp or ignore ids that are out of range.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,19 @@ from gpt2spec.parameters import HostParams, check_parameters
 
 
 def logits(backend: Backend, config: GPT2Config, params: HostParams, tokens: Any) -> np.ndarray:
-    """Logits of the next token at every position, without dropout.
+    """Compute the logits of the next token at every position, without dropout.
 
     Args:
-        backend: from `load_backend`.
-        config: the model's shape.
-        params: weights as `initial_parameters` returns them.
-        tokens: integers [B, T], T at most `config.n_ctx`, each from 0 to `config.vocab_size - 1`.
+        backend: the backend, from `load_backend`.
+        config: the model's configuration.
+        params: the weights, in the form that `initial_parameters` returns.
+        tokens: integers [B, T] from 0 to `config.vocab_size - 1`, where T is at most `config.n_ctx`.
 
     Returns:
         [B, T, V], float32 (float64 on a float64 backend).
 
     Raises:
-        InputError: for weights or ids that do not fit.
+        InputError: for weights or ids that do not fit the configuration.
     """
     tokens = check_tokens(config, tokens)
     params = check_parameters(config, params)
@@ -60,7 +60,7 @@ def loss_and_gradients(
 
 
 def check_tokens(config: GPT2Config, tokens: Any, name: str = "tokens") -> np.ndarray:
-    """`tokens` as int32 [B, T], or an `InputError` that says what is wrong with them."""
+    """Return `tokens` as int32 [B, T], or raise an `InputError` that says what is wrong with them."""
     try:
         array = np.asarray(tokens)
     except ValueError:
@@ -78,18 +78,18 @@ def check_tokens(config: GPT2Config, tokens: Any, name: str = "tokens") -> np.nd
     return array.astype(np.int32)
 
 
-# A backend compiles a function once; these keep the compiled ones, so that repeated calls do not start over.
+# These functions keep what a backend has compiled, so that repeated calls do not compile again.
 
 
 @lru_cache(maxsize=16)
 def compiled_forward(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
-    """`forward` of one configuration, compiled by a backend: (device params, tokens) -> logits."""
+    """Compile `forward` for one configuration: (device params, tokens) -> logits."""
     return backend.jit(lambda params, tokens: forward(backend.ops, config, params, tokens))
 
 
 @lru_cache(maxsize=16)
 def compiled_loss(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
-    """The loss without dropout, compiled by a backend: (device params, tokens, targets) -> []."""
+    """Compile the loss without dropout: (device params, tokens, targets) -> []."""
     return backend.jit(lambda params, *batch: language_model_loss(backend.ops, config, params, *batch))
 
 

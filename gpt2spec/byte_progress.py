@@ -1,4 +1,4 @@
-"""How far a work on bytes has come, on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""This module shows progress in bytes on standard error: a bar on a terminal, otherwise a line every ten seconds."""
 
 import sys
 import time
@@ -9,18 +9,18 @@ from gpt2spec.best_effort import best_effort
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BEFORE_BAR = 0.5
-"""What is done sooner shows nothing."""
+"""Work that is done sooner shows no bar."""
 
 
 class ByteProgress:
-    """Counts bytes; shows how many of them, how many a second and how much time is left.
+    """Counts bytes and shows how many are done, how many per second, and how much time is left.
 
     Attributes:
-        done: bytes so far.
+        done: the number of bytes so far.
     """
 
     def __init__(self, label: str, total: int | None, quiet: bool = False) -> None:
-        """Begin to count now, to `total` bytes where that is known."""
+        """Begin to count now, up to `total` bytes if that is known."""
         self.label, self.total, self.quiet, self.done = label, total, quiet, 0
         self.start = self.last_line = time.monotonic()
         self.bar: Any = None
@@ -43,7 +43,7 @@ class ByteProgress:
                 self.bar.close()
 
     def add(self, count: int) -> None:
-        """Note that so many more bytes are done."""
+        """Count so many more bytes."""
         self.done += count
         if self.bar is not None:
             with best_effort():
@@ -54,7 +54,7 @@ class ByteProgress:
                 print(self._line(), file=sys.stderr, flush=True)
 
     def reach(self, done: int) -> None:
-        """Note how many bytes are done in all."""
+        """Set how many bytes are done in all."""
         self.add(done - self.done)
 
     def _line(self) -> str:

@@ -1,4 +1,4 @@
-"""The shape of a GPT-2 and its settings: one frozen, validated dataclass, and the named sizes.
+"""The configuration of a GPT-2, which is one frozen, validated dataclass, and the named sizes.
 
 Sources: "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), table 2 and
 section 2.3; the released `hparams.json` files for the head counts.
@@ -17,7 +17,7 @@ VOCAB_SIZE = 50257
 """Entries of the released byte-level BPE: 256 bytes, 50,000 merges and `<|endoftext|>`."""
 
 BYTE_VOCAB_SIZE = 257
-"""Entries of the same without merges."""
+"""Entries of a byte-level vocabulary without merges: 256 bytes and `<|endoftext|>`."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class GPT2Config:
         n_layer: number of transformer blocks L.
         n_head: attention heads H; `n_embd` is a multiple of it.
         n_embd: width D of the residual stream; the MLP is 4 D wide.
-        n_ctx: the most positions a sequence may have.
+        n_ctx: the largest number of positions in a sequence.
         vocab_size: token ids run from 0 to `vocab_size - 1`.
-        layer_norm_epsilon: added to the biased variance, inside the root.
-        dropout: rate on the embedding sum and on both residual branches, in training only.
-        attn_dropout: rate on the attention probabilities (GPT-1 has it, GPT-2 says nothing).
-        initializer_range: standard deviation of all initial matrices.
-        wpe_initializer_range: standard deviation of the initial position embedding
-            (OpenAI's `src/model.py` has 0.01 here, everyone else 0.02).
+        layer_norm_epsilon: is added to the biased variance, inside the root.
+        dropout: the dropout rate of the embedding sum and of both residual branches, in training only.
+        attn_dropout: the dropout rate of the attention probabilities (GPT-1 has it, GPT-2's paper does not mention it).
+        initializer_range: the standard deviation of all initial matrices.
+        wpe_initializer_range: the standard deviation of the initial position embedding (0.01 in OpenAI's
+            `src/model.py`, 0.02 everywhere else).
     """
 
     n_layer: int = 12
@@ -72,7 +72,7 @@ class GPT2Config:
         return self.n_embd // self.n_head
 
     def replace(self, **changes: Any) -> GPT2Config:
-        """A copy with some fields changed; an unknown field is a `ConfigError` naming the nearest."""
+        """A copy with some fields changed. For an unknown field, a `ConfigError` names the nearest one."""
         names = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in names:
@@ -101,7 +101,7 @@ ALIASES = MappingProxyType({"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2
 
 
 def preset(name: str, **changes: Any) -> GPT2Config:
-    """The configuration called `name` (`gpt2`, `124M`, `nano`, …), with some fields changed."""
+    """The configuration called `name` (`gpt2`, `124M`, `nano`, …), with the fields in `changes` changed."""
     try:
         config = PRESETS[ALIASES.get(name, name)]
     except KeyError:

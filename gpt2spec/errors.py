@@ -1,7 +1,7 @@
-"""Everything a user can cause to go wrong, as one family of exceptions.
+"""The exceptions for mistakes that a user can make; all are a `GPT2SpecError`.
 
-The command line prints the message of a `GPT2SpecError` as one line and exits with code 2; any other
-exception is a defect of this package and keeps its traceback.
+The command line prints the message of a `GPT2SpecError` as one line and exits with code 2. Any other exception is a
+defect of this package and keeps its traceback.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class GPT2SpecError(Exception):
-    """A mistake a user can correct: the message says what was given, what was expected and what to do."""
+    """A mistake that a user can correct. The message says what was given, what was expected and what to do."""
 
 
 class ConfigError(GPT2SpecError):
@@ -33,7 +33,7 @@ class StorageError(GPT2SpecError):
 
 
 class BackendError(GPT2SpecError):
-    """A backend, device or dtype that cannot be had."""
+    """A backend, device or dtype that is not available."""
 
 
 class PluginError(GPT2SpecError):
@@ -41,6 +41,6 @@ class PluginError(GPT2SpecError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint ` (did you mean 'x'?)` for a mistyped name, or an empty string."""
+    """The hint ` (did you mean 'x'?)` for a mistyped name, or an empty string where no name is near."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,8 +1,8 @@
-"""Files that are either whole or absent.
+"""This module writes files and folders so that they are either complete or absent.
 
-Everything is written under a temporary name in the same folder, synced to the disk and renamed, so that a
-process killed at any moment leaves the old file or the new one. What it leaves of an unfinished one is removed by the
-next that writes the same. Failures to write are `StorageError`s.
+Everything is written under a temporary name in the same folder, synced to the disk and renamed, so that a process
+killed at any moment leaves either the old file or the new one. Its unfinished file is removed by the next process that
+writes the same file. Failures to write are a `StorageError`.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of its path is a file, not a folder",
 }
 _unfinished: set[Path] = set()
-"""Temporary names in use, by which `remove_unfinished` knows what there is."""
+"""The temporary names in use, which `remove_unfinished` removes."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """`path` as an existing folder, made with its parents where it was missing."""
+    """Make a folder with its parents, if it is missing, and return its path."""
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -52,7 +52,7 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends well, and leaves no trace otherwise."""
+    """A binary file that becomes `path` at the end of the block, or is removed if the block raises."""
     with storage_errors(path):
         remove_abandoned(path)
         with _temporary(path) as temporary:
@@ -67,9 +67,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and leaves no trace otherwise.
+    """A temporary folder that becomes `path` at the end of the block, or is removed if the block raises.
 
-    Unless it is to `replace` one, `path` must not exist yet, but as an empty folder.
+    Unless `replace` is set, `path` must be missing or an empty folder.
     """
     with storage_errors(path):
         remove_abandoned(path)
@@ -81,16 +81,16 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def publish_folder(temporary: Path, path: Path, replace: bool = False) -> None:
-    """Give a folder that is complete its name, after all in it is on the disk.
+    """Rename a complete folder to `path`, after everything in it is on the disk.
 
-    With `replace`, a folder that has the name already loses it in the same instant, and is removed then.
+    With `replace`, an older folder of that name loses it in the same instant and is then removed.
     """
     with storage_errors(path):
-        permissions = temporary.stat().st_mode & 0o666  # what new files have; some writers make private ones
+        permissions = temporary.stat().st_mode & 0o666  # those of new files; some libraries make private ones
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
                 file.chmod(permissions)
-                with file.open("r+b") as opened:  # Windows syncs only what could be written
+                with file.open("r+b") as opened:  # Windows syncs only files that are open for writing
                     os.fsync(opened.fileno())
             elif file.is_dir():
                 sync_folder(file)
@@ -98,17 +98,18 @@ def publish_folder(temporary: Path, path: Path, replace: bool = False) -> None:
         old = path.with_name(f".{path.name}.old.tmp")
         if replace and path.is_dir():
             shutil.rmtree(old, ignore_errors=True)
-            temporary.rename(old)  # the old folder must not get a name under which unfinished work is gone on with
+            # After the exchange, the old folder must not have the temporary name: a preparation is resumed from that.
+            temporary.rename(old)
             exchange(old, path)
         else:
             temporary.rename(path)
         sync_folder(path.parent)
-        for former in (old, _aside(path)):
+        for former in (old, _swap_name(path)):
             shutil.rmtree(former, ignore_errors=True)
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two folders swap their names: at once where system and file system can, otherwise one after the other."""
+    """Exchange the names of two folders, atomically if the system and file system can, otherwise in three steps."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except (OSError, TypeError, AttributeError):  # only Linux has it
@@ -117,15 +118,15 @@ def exchange(one: Path, other: Path) -> None:
         here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
         swapped = renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
     if not swapped:
-        aside = _aside(other)
-        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed meanwhile
-        other.rename(aside)
+        between = _swap_name(other)
+        shutil.rmtree(between, ignore_errors=True)  # left by a process that was killed between the steps
+        other.rename(between)
         one.rename(other)
-        aside.rename(one)
+        between.rename(one)
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left of an unfinished `path`; one that is being written is locked."""
+    """Remove the unfinished files of `path` that killed processes left. One that is being written is locked."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
         with suppress(OSError), held(leftover) as alone:
             if alone:
@@ -133,19 +134,19 @@ def remove_abandoned(path: Path) -> None:
 
 
 def remove_unfinished() -> None:
-    """Remove what this process has not finished yet: the last thing it does."""
+    """Remove all unfinished files of this process, which is about to end."""
     for path in tuple(_unfinished):
         _remove(path)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left unfinished in `folder`; finished files are never touched."""
+    """Remove the unfinished files that killed processes left in `folder`."""
     for path in folder.glob(".*.tmp"):
         _remove(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable, where the system can open folders."""
+    """Sync renames within `folder` to the disk, on systems that can open folders."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -156,7 +157,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; `progress` is told how many more bytes have been read."""
+    """SHA-256 of a file in hexadecimal; `progress` is called with the number of bytes of each read."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -166,10 +167,10 @@ def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count:
 
 
 class HashedFile:
-    """A file that is written to, and the SHA-256 of all that was written, which need not be read again for it."""
+    """A file that is written to, with the SHA-256 of all bytes written."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Begin where `file` stands."""
+        """Begin at the current position of `file`."""
         self._file, self.sha256 = file, hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
@@ -178,8 +179,8 @@ class HashedFile:
         self.sha256.update(data)
 
 
-def _aside(path: Path) -> Path:
-    """Where a folder stands for a moment that is replaced in two steps."""
+def _swap_name(path: Path) -> Path:
+    """The name that a folder has for a moment when it is exchanged in three steps."""
     return path.with_name(f".{path.name}.aside.tmp")
 
 
@@ -193,9 +194,9 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path` that nobody else has, known before anything is made: an interrupt can come at any moment.
+    """A unique name beside `path`. A file or folder with this name is removed if the block raises.
 
-    What has it when the block ends badly is removed.
+    The name is registered before the file is made, because an interrupt can come at any moment.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     _unfinished.add(temporary)

@@ -1,7 +1,7 @@
-"""Locks that end with the process that holds them, however it ends.
+"""This module locks files and folders with `flock`.
 
-They are `flock`'s: a lock of a killed process is nobody's. Some file systems have none, and Windows has others; there
-nothing is locked.
+Such a lock is released when the process that holds it ends, even if it is killed. On Windows and on file systems
+without `flock`, nothing is locked.
 """
 
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 
 
 def hold(descriptor: int) -> bool:
-    """Lock an open file or folder until it is closed; False where it cannot be locked at all.
+    """Lock an open file or folder until it is closed. Returns False where it cannot be locked at all.
 
-    NFS locks files that are open for writing, never folders. Raises `BlockingIOError` where another process holds it.
+    NFS locks files that are open for writing, never folders. Raises `BlockingIOError` where another process holds the
+    lock.
     """
     try:
         import fcntl
@@ -30,7 +31,7 @@ def hold(descriptor: int) -> bool:
 
 @contextmanager
 def held(path: Path, flags: int = os.O_RDONLY) -> Iterator[bool]:
-    """`path`, opened with `flags`, and locked as by `hold`; `FileNotFoundError` where it lost its name meanwhile."""
+    """Open `path` with `flags` and `hold` it in this block; `FileNotFoundError` where it was renamed meanwhile."""
     if os.name != "posix":  # folders cannot be opened
         yield False
         return

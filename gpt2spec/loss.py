@@ -9,7 +9,7 @@ from gpt2spec.tree import Tree
 def language_model_loss(
     ops: TensorOps, config: GPT2Config, params: Tree, tokens: Tensor, targets: Tensor, key: Key | None = None
 ) -> Tensor:
-    """[B, T] tokens and the [B, T] tokens that follow them -> []. A key turns dropout on."""
+    """-mean log p(target): [B, T] tokens and the [B, T] tokens that follow them -> []. A key turns dropout on."""
     params = ops.compute_params(params)
     x, _, _ = transformer(ops, config, params, tokens, key=key)  # [B, T, D]
     return ops.head_cross_entropy(x, params["wte"]["weight"], targets)

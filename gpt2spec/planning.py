@@ -1,7 +1,7 @@
-"""What training a GPT-2 takes on some devices: memory on each, bytes sent in a step, time. Arithmetic only.
+"""This module estimates training on several devices: memory on each, bytes sent in a step, and time.
 
-N is the number of devices. Sources: Rajbhandari et al. 2020 (ZeRO) for what is sent and kept, Shoeybi et al. 2019
-(Megatron-LM) for tensor parallelism, Korthikanti et al. 2022 for what a block keeps.
+N is the number of devices. Sources: Rajbhandari et al. 2020 (ZeRO) for memory and bytes sent, Shoeybi et al. 2019
+(Megatron-LM) for tensor parallelism, Korthikanti et al. 2022 for the activations of a block.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,11 @@ from gpt2spec.parameters import count_parameters, split_axis, weight_table
 
 KINDS = ("data", "sharded", "tensor")
 BLOCK_VALUES = 17
-"""Values of the model's width that a block keeps for its backward pass, at each position: the inputs of both norms (2)
-and of the four products (1 + 1 + 1 + 4), queries, keys and values (3), the MLP's units before GELU (4), the sums of
-attention (1)."""
+"""Vectors of the model's width that a block keeps for its backward pass at each position.
+
+These are the inputs of both norms (2) and of the four products (1 + 1 + 1 + 4), queries, keys and values (3), the MLP's
+units before GELU (4), and the sums of attention (1).
+"""
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Cluster:
     """Devices and the network between them.
 
     Attributes:
-        devices: how many, N.
+        devices: the number of devices, N.
         parallel: "data", "sharded" or "tensor".
-        flops: floating-point operations a second of a device, at most.
-        bandwidth: bytes a second that a device sends while it receives as many.
+        flops: the most floating-point operations per second of a device.
+        bandwidth: bytes per second that a device sends while it receives as many.
         utilization: the share of `flops` that the model's operations reach while nothing waits.
     """
 
@@ -54,12 +56,12 @@ class Plan:
     Attributes:
         state: bytes of parameters and moments on a device.
         gradients: bytes of gradients on a device.
-        working_weights: bytes of weights that are gathered or cast for a while.
+        working_weights: bytes of weights that are temporarily gathered or cast.
         activations: bytes kept for the backward pass on a device, and one block of logits.
         sent: bytes that a device sends in a step.
-        compute_seconds: of a step, by operations.
-        send_seconds: of a step, by bytes.
-        step_seconds: of a step: the longer one where sending overlaps with computing, the sum where it cannot.
+        compute_seconds: the time of a step's operations.
+        send_seconds: the time of sending a step's bytes.
+        step_seconds: the time of a step: the longer of both if sending overlaps with computing, otherwise their sum.
     """
 
     state: int
@@ -73,16 +75,16 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes on a device, all together."""
+        """All bytes on a device."""
         return self.state + self.gradients + self.working_weights + self.activations
 
     def training_seconds(self, tokens: float, tokens_per_step: int) -> float:
-        """Of so many tokens."""
+        """The time of training on so many tokens."""
         return tokens / tokens_per_step * self.step_seconds
 
 
 def plan(config: GPT2Config, cluster: Cluster, dtype: str, rows: int, context: int) -> Plan:
-    """Estimates for steps of `rows` windows of `context` tokens, over all devices, computing in `dtype`."""
+    """Estimate steps of `rows` windows of `context` tokens, over all devices, with the compute dtype `dtype`."""
     N, held = cluster.devices, memory(config, dtype)
     divided = _share(config, cluster)
     local_rows = rows if cluster.parallel == "tensor" else -(-rows // N)
@@ -104,22 +106,22 @@ def plan(config: GPT2Config, cluster: Cluster, dtype: str, rows: int, context: i
 
 
 def activations(config: GPT2Config, dtype: str, rows: int, context: int) -> int:
-    """Bytes kept for the backward pass: `BLOCK_VALUES` D a layer and position, and a position's ends of the model."""
+    """Bytes kept for the backward pass: at each position, `BLOCK_VALUES` D per layer and 3 D outside the layers."""
     positions = rows * context
     kept = positions * config.n_embd * (BLOCK_VALUES * config.n_layer + 3)
     return BYTES[dtype] * kept
 
 
 def bytes_sent(config: GPT2Config, cluster: Cluster, dtype: str, rows: int, context: int) -> int:
-    """Bytes that one device sends in a step without accumulation, by algorithms of rings.
+    """Bytes that one device sends in a step without accumulation, with ring algorithms.
 
-    To add up x bytes over N devices and give all the sum, each sends 2 x (N - 1) / N; to gather x bytes from their
-    parts, or to add up and scatter them, x (N - 1) / N. "data" adds up all gradients; "sharded" gathers the weights of
-    blocks twice and the others once, and scatters gradients; "tensor" adds up four activations in every block, and two
-    at the embedding, and gathers queries, keys and values forwards and backwards: the columns of `c_attn` are divided
+    Each device sends 2 x (N - 1) / N bytes to all-reduce x bytes over N devices, and x (N - 1) / N bytes to all-gather
+    or reduce-scatter them. "data" all-reduces all gradients. "sharded" gathers the weights of blocks twice and the
+    others once, and scatters gradients. "tensor" all-reduces four activations in every block and two at the embedding,
+    and gathers queries, keys and values in the forward and backward pass, because the columns of `c_attn` are divided
     into N runs, which are not heads.
 
-    With "data", XLA sends both parts of the tied embedding's gradient before it adds them: V D values more.
+    With "data", XLA sends V D values more, because it sends both gradients of the tied embedding before it adds them.
     """
     N = cluster.devices
     ring = (N - 1) / N
@@ -137,7 +139,7 @@ def bytes_sent(config: GPT2Config, cluster: Cluster, dtype: str, rows: int, cont
 
 
 def _share(config: GPT2Config, cluster: Cluster) -> float:
-    """The part of all parameters that a device holds."""
+    """The share of all parameters that a device holds."""
     if cluster.parallel == "data":
         return 1.0
     if cluster.parallel == "sharded":
@@ -149,7 +151,7 @@ def _share(config: GPT2Config, cluster: Cluster) -> float:
 
 
 def _working_weights(config: GPT2Config, cluster: Cluster, dtype: str) -> int:
-    """Copies in the compute dtype; sharded, the embeddings and two blocks whole: one computes, the next is gathered."""
+    """Bytes of copies in the compute dtype. Sharded training holds the embeddings and two blocks whole at a time."""
     held = memory(config, dtype)
     if cluster.parallel != "sharded" or cluster.devices == 1:
         return held.cast_weights

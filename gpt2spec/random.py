@@ -1,7 +1,7 @@
-"""The one source of randomness that reaches results: NumPy's counter-based Philox generator.
+"""All randomness that affects results comes from NumPy's counter-based Philox generator.
 
-Initial weights, data order and sampling draw from streams keyed by (seed, purpose, index), so that the same
-seed gives the same bits on every backend and machine, whatever else was drawn before.
+Initial weights, data order and sampling draw from streams keyed by (seed, purpose, index), so that equal seeds give
+equal bits on every backend and machine, whatever else was drawn before.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
 
 
 def uniforms(seed: int, purpose: str, *index: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) from a stream, as float64: the upper 24 of each 64 raw bits.
+    """`count` numbers in [0, 1) from a stream, as float64 with the upper 24 of each 64 raw bits.
 
-    So many float32 holds: the number is the same in it, and still less than 1.
+    float32 has 24 bits, too, so that it holds the same numbers, which are still less than 1.
     """
     raw = np.random.Philox(key=stream_key(seed, purpose, *index)).random_raw(count)
     return (raw >> np.uint64(40)) * 2.0**-24
