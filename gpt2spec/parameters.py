@@ -6,13 +6,14 @@ it is `wte.weight` transposed.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import InputError, nearest
 from gpt2spec.random import generator
+from gpt2spec.tree import named_leaves
 
 HostParams = dict[str, np.ndarray]
 
@@ -145,3 +146,42 @@ def check_parameters(config: GPT2Config, params: HostParams) -> HostParams:
         if found != shape:
             raise InputError(f"the weight {name!r} has shape {list(found)}; {list(shape)} is expected")
     return {name: params[name] for name in table}
+
+
+_CHECKPOINT_ORDER = [
+    *("wte", "wpe", "h", "ln_f"),
+    *("ln_1", "attn", "ln_2", "mlp"),
+    *("c_attn", "c_fc", "c_proj"),
+    *("weight", "bias"),
+]
+"""What stands between the dots of weights' names, in the order of a checkpoint."""
+
+
+def params_tree(named: dict[str, Any]) -> dict[str, Any]:
+    """Values by their names on the host as {"wte", "wpe", "ln_f", "blocks"}, `blocks` being a list of layers.
+
+    Names become nested dicts at their dots: `h.0.attn.c_attn.weight` is `blocks[0]["attn"]["c_attn"]["weight"]`.
+    """
+    params: dict[str, Any] = {}
+    blocks: dict[int, dict[str, Any]] = {}
+    for name, value in named.items():
+        *parents, leaf = name.split(".")
+        node = params
+        if parents[0] == "h":
+            node = blocks.setdefault(int(parents[1]), {})
+            parents = parents[2:]
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return {**params, "blocks": [blocks[i] for i in sorted(blocks)]}
+
+
+def named_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `params_tree`, in checkpoint order whatever the order of the dicts: some frameworks sort keys."""
+
+    def place(name: str) -> list[int]:
+        return [int(part) if part.isdigit() else _CHECKPOINT_ORDER.index(part) for part in name.split(".")]
+
+    tree = {"h" if name == "blocks" else name: node for name, node in params.items()}
+    named = {".".join(path): leaf for path, leaf in named_leaves(tree)}
+    return {name: named[name] for name in sorted(named, key=place)}

@@ -20,8 +20,15 @@ from typing import Any, TypeVar
 import pluggy
 
 from gpt2spec import hookspecs
-from gpt2spec.backend import API_VERSION, Backend, BackendInfo, StoredTensor
+from gpt2spec.backend import API_VERSION, Backend, BackendInfo
 from gpt2spec.errors import BackendError, GPT2SpecError, PluginError, nearest
+from gpt2spec.sharding import StoredTensor
+
+CHANGES = (
+    "upgrade the plugin, or change it as 'From version 1 to 2' in docs/write-a-backend.md says: processes and sharded "
+    "weights are objects of the backend, None stands for what was an empty text, and api_version=2 says so"
+)
+"""What the author of a plugin for version 1 of the contract is told."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +159,12 @@ class PluginRegistry:
             raise PluginError(f"backend {name!r} ({listing.plugin}) failed: {_one_line(error)}{place}") from error
         return backend
 
-    def open_parts(self, name: str, folder: Path) -> Mapping[str, StoredTensor]:
-        """The tensors that the backend called `name` wrote to `folder` in parts; see `BackendInfo.parts`."""
+    def open_sharded(self, name: str, folder: Path) -> Mapping[str, StoredTensor]:
+        """The tensors whose shards the backend called `name` wrote to `folder`; see `BackendInfo.open_sharded`."""
         info = self.find(name).info
-        if info is None or not info.parts:
+        if info is None or info.open_sharded is None:
             raise BackendError(f"backend {name!r} does not say how to read the parts that it wrote to {folder}")
-        return _imported(info.parts)(folder)
+        return _imported(info.open_sharded)(folder)
 
 
 default_registry = PluginRegistry()
@@ -180,14 +187,14 @@ def load_backend(name: str, /, device: str | None = None, dtype: str = "float32"
     return default_registry.load(name, device, dtype, **options)
 
 
-def open_parts(name: str, folder: Path) -> Mapping[str, StoredTensor]:
-    """The tensors that the backend called `name` wrote to `folder` in parts, whole when they are read.
+def open_sharded(name: str, folder: Path) -> Mapping[str, StoredTensor]:
+    """The tensors whose shards the backend called `name` wrote to `folder`, whole when they are read.
 
     Raises:
         BackendError: there is no such backend, or what it reads with is not installed.
         CheckpointError: the files cannot be read.
     """
-    return default_registry.open_parts(name, folder)
+    return default_registry.open_sharded(name, folder)
 
 
 def backend_listings() -> tuple[BackendListing, ...]:
@@ -241,17 +248,18 @@ def _check_info(info: Any) -> BackendInfo:
     if not isinstance(info, BackendInfo):
         raise PluginError(f"gpt2spec_backend() returned {reprlib.repr(info)}, not a gpt2spec.backend.BackendInfo")
     if info.api_version != API_VERSION:
+        todo = CHANGES if info.api_version == 1 else "upgrade the older of the two"
         raise PluginError(
             f"it was written for version {info.api_version!r} of the backend contract, and this gpt2spec has "
-            f"version {API_VERSION}: upgrade the older of the two"
+            f"version {API_VERSION}: {todo}"
         )
     if not isinstance(info.name, str) or not info.name:
         raise PluginError(f"a backend's name is a text, not {info.name!r}")
     if not isinstance(info.requires, tuple) or not all(isinstance(module, str) for module in info.requires):
         raise PluginError(f"requires is a tuple of module names, not {info.requires!r}")
     check_factory(info.factory)
-    if info.parts:
-        check_factory(info.parts, "parts")
+    if info.open_sharded is not None:
+        check_factory(info.open_sharded, "open_sharded")
     return info
 
 

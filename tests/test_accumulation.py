@@ -19,6 +19,7 @@ from gpt2spec.data.dataset import open_dataset
 from gpt2spec.errors import ConfigError
 from gpt2spec.optimizer import AdamW, initial_state, update_scalars
 from gpt2spec.plugins import load_backend
+from gpt2spec.processes import Processes
 from gpt2spec.tokenizer import tokenizer_named
 from gpt2spec.training.loop import train
 from gpt2spec.training.settings import RunSettings
@@ -158,7 +159,7 @@ def test_processes_do_not_share_their_dropout(corpus: Path) -> None:
     keys = []
     for rank in range(2):
         backend = create()
-        backend.rank, backend.ranks = rank, 2
+        backend.processes = Processes(rank, 2)
         updates = Updates(chosen, backend, chosen.model_config(), data.train)
         keys += [part.key for update in (1, 2) for part in updates._parts(update)]
     assert len(set(keys)) == len(keys) == 8

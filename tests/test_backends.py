@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from gpt2spec_numpy.backend import create as create_numpy
 
-from gpt2spec.backend import BackendError, named_leaves
 from gpt2spec.config import GPT2Config
+from gpt2spec.errors import BackendError
 from gpt2spec.loss import language_model_loss
 from gpt2spec.model import Past, cached_forward, empty_cache, forward_with_taps
 from gpt2spec.ops import AdamWScalars, TensorOps
 from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
 from gpt2spec.parameters import initial_parameters, weight_table
+from gpt2spec.tree import named_leaves
 
 CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=32, n_ctx=32, vocab_size=61, dropout=0.0)
 SMALL = CONFIG.replace(n_layer=1)

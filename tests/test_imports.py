@@ -29,7 +29,11 @@ SUITE_COMMANDS = {CORE / "cli" / "conform.py", CORE / "cli" / "vectors.py"}
 """The commands that run the suite, which they import when they run."""
 TORCH_FILES = CORE / "checkpoints" / "torch_file.py"
 """The module that reads PyTorch's own files, for which it imports PyTorch."""
-CONTRACT = {"gpt2spec.backend", "gpt2spec.ops"}
+CONTRACT = {
+    f"gpt2spec.{name}"
+    for name in ("backend", "errors", "ops", "options", "parameters", "processes", "sharding", "tree")
+}
+"""The pages of the contract, and what the core has for whoever implements it."""
 
 
 def modules_of(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from mesh_runs import hash_of
 from task_samples import write_sample
 
 from gpt2spec.checkpoints.native import checkpoint_folder, load_model, load_training
-from gpt2spec.checkpoints.parts import load_from_parts, save_in_parts, writes_parts
+from gpt2spec.checkpoints.sharded import load_sharded, save_sharded, writes_sharded
 from gpt2spec.config import preset
 from gpt2spec.errors import BackendError, CheckpointError
 from gpt2spec.optimizer import initial_state
@@ -172,22 +172,22 @@ def test_a_damaged_part_and_a_missing_library_are_told(tmp_path: Path, monkeypat
     backend, config = ParallelJaxBackend(jax.devices("cpu")[:1], "float32", False, True, "sharded", 1), preset("test")
     params = initial_parameters(config)
     state = initial_state(backend.ops, backend.load_params(params))
-    assert writes_parts(backend, "parts") and not writes_parts(backend, None)
-    save_in_parts(tmp_path, config, backend, state, {"step": 1}, None)
+    assert writes_sharded(backend, "parts") and not writes_sharded(backend, None)
+    save_sharded(tmp_path, config, backend, backend.sharding, state, {"step": 1}, None)
     folder = checkpoint_folder(tmp_path, 1)
-    loaded = backend.dump_params(load_from_parts(folder, backend, config)["params"])
+    loaded = backend.dump_params(load_sharded(folder, backend.sharding, config)["params"])
     assert all(np.array_equal(loaded[name], params[name]) for name in params)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "orbax.checkpoint", None)
         with pytest.raises(BackendError, match=r'pip install "gpt2spec\[orbax\]"'):
-            writes_parts(backend, "parts")
+            writes_sharded(backend, "parts")
         with pytest.raises(BackendError, match=r'pip install "gpt2spec\[orbax\]"'):
             load_model(folder)
     files = (path for path in (folder / "parts" / "v").rglob("*") if path.is_file())
     large = max(files, key=lambda path: path.stat().st_size)
     large.write_bytes(large.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"damaged: parts/v/.* does not match its checksum"):
-        load_from_parts(folder, backend, config)
+        load_sharded(folder, backend.sharding, config)
 
 
 def test_an_array_that_cannot_be_written_is_told_as_an_error_of_the_system(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_an_array_that_cannot_be_written_is_told_as_an_error_of_the_system(tmp_p
     pytest.importorskip("orbax.checkpoint")
     program = (
         "import jax, pathlib, sys\n"
-        "from gpt2spec_jax import parts\n"
-        "try:\n    parts.write({'x': jax.numpy.ones((999, 9))}, pathlib.Path(sys.argv[1]))\n"
+        "from gpt2spec_jax import sharded_files\n"
+        "try:\n    sharded_files.write({'x': jax.numpy.ones((999, 9))}, pathlib.Path(sys.argv[1]))\n"
         "except OSError as error:\n    print(error.strerror)\n"
     )
     line = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", sys.executable, "-c", program, str(tmp_path)]

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2spec.api import loss_and_gradients
-from gpt2spec.backend import named_leaves
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError
 from gpt2spec.optimizer import (
@@ -29,7 +28,7 @@ from gpt2spec.optimizer import (
 )
 from gpt2spec.parameters import HostParams, weight_table
 from gpt2spec.training.recipes import RECIPES, recipe
-from gpt2spec.tree import tree_leaves
+from gpt2spec.tree import named_leaves, tree_leaves
 
 BACKEND = create(dtype="float64")
 CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=8, n_ctx=6, vocab_size=11, dropout=0.0)

@@ -16,6 +16,7 @@ from ranks import run_ranks
 from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
 from gpt2spec.errors import BackendError, InputError
 from gpt2spec.plugins import load_backend
+from gpt2spec.processes import Processes
 from gpt2spec.training.loop import train
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.updates import Updates
@@ -108,7 +109,7 @@ def test_rows_of_the_ranks_are_disjoint_and_complete(corpus: Path, tmp_path: Pat
     rows = []
     for rank in range(2):
         backend = create()
-        backend.rank, backend.ranks = rank, 2
+        backend.processes = Processes(rank, 2)
         parts = Updates(chosen, backend, chosen.model_config(), data.train)._parts(3)
         assert [len(part.tokens) for part in parts] == [3, 3, 2]
         rows += [row for part in parts for row in part.tokens.tolist()]
@@ -134,7 +135,7 @@ def until_step_15(settings: RunSettings, out: Path) -> None:
     run = Updates.run
 
     def stop(self: Updates, state: Any, update: int) -> Any:
-        if update == 15 and self.backend.rank == 1:
+        if update == 15 and self.backend.processes.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return run(self, state, update)
 
@@ -157,7 +158,7 @@ def failing(settings: RunSettings, out: Path) -> None:
     run = Updates.run
 
     def fail(self: Updates, state: Any, update: int) -> Any:
-        if update == 5 and self.backend.rank == 1:
+        if update == 5 and self.backend.processes.rank == 1:
             raise InputError("the disk of rank 1 is on fire")
         return run(self, state, update)
 

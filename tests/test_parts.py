@@ -17,17 +17,17 @@ from ranks import run_ranks
 from safetensors.numpy import save_file
 from test_parallel import TEXT, in_process, losses, settings, until_step_15
 
-from gpt2spec.checkpoints import parts
+from gpt2spec.checkpoints import sharded
 from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
 from gpt2spec.checkpoints.opening import load_checkpoint
-from gpt2spec.checkpoints.safetensors_parts import open_parts
+from gpt2spec.checkpoints.safetensors_shards import open_sharded
 from gpt2spec.cli.main import main
 from gpt2spec.errors import CheckpointError, ConfigError
 from gpt2spec.parameters import HostParams
 from gpt2spec.training.trainer import Trainer
 
 pytest.importorskip("torch")
-from gpt2spec_torch.sharded import ShardedBackend
+from gpt2spec_torch.sharded import TorchSharding
 
 
 @pytest.fixture(scope="module")
@@ -184,16 +184,16 @@ def test_damage_is_refused_by_every_process(corpus: Path, stopped: Path, tmp_pat
 
 def killed_while_saving(settings: Any, out: Path, resume: bool = False) -> None:
     """Rank 1 is killed when some of its second checkpoint is on the disk."""
-    from gpt2spec_torch.sharded import ShardedBackend
+    from gpt2spec_torch.sharded import TorchSharding
 
-    save = ShardedBackend.save_parts
+    save = TorchSharding.save
 
     def kill(self: Any, params: Any, folder: Path) -> None:
         save(self, params, folder)
-        if self.rank == 1 and folder.name == "m" and "step-00000004" in str(folder):
+        if self.processes.rank == 1 and folder.name == "m" and "step-00000004" in str(folder):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ShardedBackend.save_parts = kill  # type: ignore[method-assign]
+    TorchSharding.save = kill  # type: ignore[method-assign]
     in_process(settings, out, resume)
 
 
@@ -213,19 +213,19 @@ def test_a_rank_that_is_killed_while_saving_leaves_nothing_half(
 
 def written_late(settings: Any, out: Path) -> None:
     """Nothing of a checkpoint is written before the run is at step 4."""
-    save, save_parts, runs = Trainer.save, ShardedBackend.save_parts, []
+    save, save_shards, runs = Trainer.save, TorchSharding.save, []
 
     def known(self: Trainer) -> None:
         runs.append(self)
         save(self)
 
-    def late(self: ShardedBackend, params: Any, folder: Path) -> None:
+    def late(self: TorchSharding, params: Any, folder: Path) -> None:
         deadline = time.monotonic() + 60
         while runs[0].step < 4 and time.monotonic() < deadline:
             time.sleep(0.005)
-        save_parts(self, params, folder)
+        save_shards(self, params, folder)
 
-    Trainer.save, ShardedBackend.save_parts = known, late  # type: ignore[method-assign]
+    Trainer.save, TorchSharding.save = known, late  # type: ignore[method-assign]
     began = time.monotonic()
     in_process(settings, out)
     assert time.monotonic() - began < 60
@@ -248,7 +248,7 @@ def full_disk_of_rank_1(settings: Any, out: Path) -> None:
     save, before = Trainer.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(self: Trainer) -> None:
-        if self.backend.rank == 1 and self.step == 4:
+        if self.backend.processes.rank == 1 and self.step == 4:
             self.background.wait()  # for the first one
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
         try:
@@ -280,13 +280,13 @@ def test_a_file_that_is_shown_late_is_hashed_all_the_same(
 
 
 def seeing_little(settings: Any, out: Path) -> None:
-    all_files, calls = parts._files, []
+    all_files, calls = sharded._files, []
 
     def late(folder: Path) -> list[str]:
         calls.append(folder)
         return all_files(folder) if len(calls) > 1 else []
 
-    parts._files = late  # type: ignore[assignment]
+    sharded._files = late  # type: ignore[assignment]
     in_process(settings, out)
 
 
@@ -342,12 +342,12 @@ def test_parts_along_any_axes_are_put_together(tmp_path: Path) -> None:
         part = whole[rows[0] : rows[1], columns[0] : columns[1]]
         place = {"x": {"saved_offsets": [rows[0], columns[0]]}}
         write_part(tmp_path / f"{i}.safetensors", {"x": np.ascontiguousarray(part)}, place)
-    (tensor,) = open_parts(tmp_path).values()
+    (tensor,) = open_sharded(tmp_path).values()
     assert (tensor.shape, tensor.dtype) == ((5, 6), "float32")
     assert np.array_equal(tensor.read(), whole)
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="parts of the weight 'x' are missing"):
-        open_parts(tmp_path)
+        open_sharded(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -356,4 +356,4 @@ def test_parts_along_any_axes_are_put_together(tmp_path: Path) -> None:
 def test_places_that_make_no_sense_are_refused(places: Any, tmp_path: Path) -> None:
     write_part(tmp_path / "0.safetensors", {"x": np.zeros((2, 2), np.float32)}, places)
     with pytest.raises(CheckpointError, match="does not say of which part of 'x'"):
-        open_parts(tmp_path)
+        open_sharded(tmp_path)

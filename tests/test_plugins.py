@@ -25,7 +25,7 @@ CARD = """
 
 def card(name: str, **fields: object) -> str:
     """Source of a plugin whose backend has this name card."""
-    fields = {"summary": "a test", "factory": "gpt2spec_numpy.backend:create", **fields}
+    fields = {"summary": "a test", "factory": "gpt2spec_numpy.backend:create", "api_version": 2, **fields}
     arguments = "".join(f", {key}={value!r}" for key, value in fields.items())
     return CARD.format(returned=f"BackendInfo(name={name!r}{arguments})")
 
@@ -112,11 +112,20 @@ def test_injected_entry_points_replace_the_installed_ones() -> None:
         (CARD.format(returned="1 / 0"), "ZeroDivisionError"),
         (CARD.format(returned="{'name': 'acme'}"), "returned {'name': 'acme'}, not a gpt2spec.backend.BackendInfo"),
         (CARD.format(returned="None"), "returned None, not a gpt2spec.backend.BackendInfo"),
-        (card("acme", api_version=2), "version 2 of the backend contract"),
+        (card("acme", api_version=3), "version 3 of the backend contract"),
+        (card("acme", api_version=3), "this gpt2spec has version 2: upgrade the older of the two"),
+        (
+            card("acme", api_version=1),
+            "or change it as 'From version 1 to 2' in docs/write-a-backend.md says",
+        ),
+        (
+            CARD.format(returned="BackendInfo('acme', 'silent', 'gpt2spec_numpy.backend:create')"),
+            "version 1 of the backend contract",
+        ),
         (card(""), "a backend's name is a text, not ''"),
         (card("acme", factory="gpt2spec_numpy.backend"), "factory is 'package.module:callable'"),
         (card("acme", factory="not a module:create"), "factory is 'package.module:callable'"),
-        (card("acme", parts="not a module:open"), "parts is 'package.module:callable'"),
+        (card("acme", open_sharded="not a module:open"), "open_sharded is 'package.module:callable'"),
         (card("acme", requires="jax"), "requires is a tuple of module names, not 'jax'"),
     ],
 )
@@ -258,11 +267,11 @@ def test_factory_whose_import_fails_is_a_clear_error(install: Install, tmp_path:
     assert isinstance(raised.value.__cause__, ModuleNotFoundError), "the cause is kept for Python users"
 
 
-def test_parts_are_opened_by_whoever_wrote_them(install: Install, tmp_path: Path) -> None:
+def test_shards_are_opened_by_whoever_wrote_them(install: Install, tmp_path: Path) -> None:
     (tmp_path / "site" / "acme_parts.py").write_text("def opened(folder):\n    return {folder.name: None}\n")
-    install("acme", card("acme", parts="acme_parts:opened"))
-    assert PluginRegistry().open_parts("acme", tmp_path / "m") == {"m": None}
+    install("acme", card("acme", open_sharded="acme_parts:opened"))
+    assert PluginRegistry().open_sharded("acme", tmp_path / "m") == {"m": None}
     with pytest.raises(BackendError, match="backend 'numpy' does not say how to read the parts"):
-        PluginRegistry().open_parts("numpy", tmp_path)
+        PluginRegistry().open_sharded("numpy", tmp_path)
     with pytest.raises(BackendError, match="there is no backend 'acmee'"):
-        PluginRegistry().open_parts("acmee", tmp_path)
+        PluginRegistry().open_sharded("acmee", tmp_path)

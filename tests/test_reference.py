@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2spec.api import logits, loss_and_gradients
-from gpt2spec.backend import BackendError
 from gpt2spec.config import GPT2Config
+from gpt2spec.errors import BackendError
 from gpt2spec.loss import language_model_loss
 from gpt2spec.model import forward_with_taps
 from gpt2spec.ops import TensorOps

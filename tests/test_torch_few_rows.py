@@ -13,8 +13,8 @@ from gpt2spec_torch.decoding import ahead_of_time as module  # noqa: E402
 from gpt2spec_torch.decoding.few_rows import FewRowsTable, FewRowsWeight, in_large_pages  # noqa: E402
 from gpt2spec_torch.decoding.row_kernel import row_kernel  # noqa: E402
 
-from gpt2spec.backend import BackendError  # noqa: E402
 from gpt2spec.config import GPT2Config  # noqa: E402
+from gpt2spec.errors import BackendError  # noqa: E402
 from gpt2spec.parameters import initial_parameters  # noqa: E402
 
 EXACT = {torch.float32: 1e-5, torch.bfloat16: 0.02}

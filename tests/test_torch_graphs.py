@@ -13,7 +13,8 @@ from gpt2spec_torch.backend import TorchBackend, create  # noqa: E402
 from gpt2spec_torch.decoding.graphs import RecordedStep  # noqa: E402
 
 from gpt2spec.api import Generator  # noqa: E402
-from gpt2spec.backend import Backend, tree_leaves, tree_map  # noqa: E402
+from gpt2spec.backend import Backend  # noqa: E402
+from gpt2spec.tree import tree_leaves, tree_map  # noqa: E402
 
 
 class StandIn:

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
-from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag
+from gpt2spec.backend import Backend, Capabilities
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.options import check_dtype, check_flag
 from gpt2spec_jax.ops import JaxOps
 
 

@@ -5,6 +5,8 @@ model changes: programs are compiled for arrays that say how they are laid out (
 communication in (Xu et al. 2021, GSPMD).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt2spec.backend import BackendError, named_leaves, named_params, params_tree, split_axis, tree_unflatten
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import Key, Tensor
-from gpt2spec_jax import parts
+from gpt2spec.parameters import named_params, params_tree, split_axis
+from gpt2spec.processes import ALONE, Processes
+from gpt2spec.sharding import Sharding
+from gpt2spec.tree import named_leaves, tree_unflatten
+from gpt2spec_jax import sharded_files
 from gpt2spec_jax.backend import JaxBackend
 from gpt2spec_jax.ops import JaxOps
 
@@ -43,9 +49,9 @@ class ParallelJaxBackend(JaxBackend):
         self.kind = kind
         self.mesh = Mesh(np.array(devices).reshape(-1, model), ("data", "model"))
         self.device = f"{devices[0].platform}, {self.mesh.shape['data']} x {model} devices"
-        self.rank, self.ranks = jax.process_index(), jax.process_count()
+        self.processes = JaxProcesses() if jax.process_count() > 1 else ALONE
         self.row_shares = self.mesh.shape["data"]
-        self.sharded = self.ranks > 1 and kind != "data"
+        self.sharding = MeshSharding(self)
         self.ops = MeshOps(dtype, NamedSharding(self.mesh, P()), remat)
 
     def layout(self, path: tuple[str, ...], shape: Sequence[int]) -> NamedSharding:
@@ -73,32 +79,6 @@ class ParallelJaxBackend(JaxBackend):
         tree["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *tree["blocks"])
         leaves = [_laid_out(x, self.layout(path, x.shape)) for path, x in named_leaves(tree)]
         return tree_unflatten(tree, leaves)
-
-    def has_parts(self) -> bool:
-        """Where Orbax is installed."""
-        parts.orbax()
-        return True
-
-    def save_parts(self, params: Any, folder: Path) -> None:
-        """By Orbax; each layer apart, in the layout that all of them have together."""
-        layers = self._changed(self.ops.unstack_layers, params["blocks"], ("h",))
-        with self.together():
-            parts.write(named_params({**params, "blocks": layers}), folder)
-        with self.together():
-            if self.rank == 0:
-                parts.complete(folder)
-
-    def load_parts(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
-        """Each device is given its parts, whoever wrote them."""
-        wanted = {name: (shape, self.layout(tuple(name.split(".")), shape)) for name, shape in shapes.items()}
-        tree = params_tree(parts.read(folder, wanted, self.param_dtype))
-        return {**tree, "blocks": self._changed(self.ops.stack_layers, tree["blocks"], ("blocks",))}
-
-    def _changed(self, function: Callable[[Any], Any], tree: Any, place: tuple[str, ...]) -> Any:
-        """`function(tree)`, laid out as what stands in that place of the parameters."""
-        made = jax.eval_shape(function, tree)
-        layouts = [self.layout((*place, *path), x.shape) for path, x in named_leaves(made)]
-        return jax.jit(function, out_shardings=tree_unflatten(made, layouts))(tree)
 
     def put_rows(self, array: np.ndarray) -> Tensor:
         """Rows are divided among the devices along `data`, those of several processes together one array."""
@@ -133,18 +113,63 @@ class ParallelJaxBackend(JaxBackend):
             x = x.addressable_data(0) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
         return super().to_numpy(x)
 
-    def any_rank(self, flag: bool) -> bool:
-        """By a gathering over all processes."""
-        return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if self.ranks > 1 else flag
-
-    def leave(self) -> None:
-        """End the processes' connection."""
-        if self.ranks > 1:
-            jax.distributed.shutdown()
-
     def peak_memory(self) -> int | None:
         """Of the first device of this process."""
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+class JaxProcesses(Processes):
+    """The processes that JAX has joined."""
+
+    def __init__(self) -> None:
+        super().__init__(jax.process_index(), jax.process_count())
+
+    def any(self, flag: bool) -> bool:
+        """A gathering of the flags over all processes."""
+        return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+    def leave(self) -> None:
+        """End JAX's connection to the other processes."""
+        jax.distributed.shutdown()
+
+
+class MeshSharding(Sharding):
+    """Arrays that are laid out over a mesh, in files that Orbax writes.
+
+    Programs read such arrays as they are, so there is nothing to gather. Orbax's processes meet in collectives of
+    their devices, which training needs meanwhile, so there are no snapshots either.
+    """
+
+    def __init__(self, backend: ParallelJaxBackend) -> None:
+        self.backend = backend
+        self.processes = backend.processes
+        self.across_processes = backend.processes.ranks > 1 and backend.kind != "data"
+
+    def check_available(self) -> None:
+        """Raise where Orbax is not installed."""
+        sharded_files.orbax()
+
+    def save(self, params: Any, folder: Path) -> None:
+        """Write each layer by itself, in the layout that all layers have when they are stacked."""
+        layers = self._changed(self.backend.ops.unstack_layers, params["blocks"], ("h",))
+        with self.processes.all_or_none():
+            sharded_files.write(named_params({**params, "blocks": layers}), folder)
+        with self.processes.all_or_none():
+            if self.processes.first:
+                sharded_files.complete(folder)
+
+    def load(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
+        """Give each device its shards, whoever wrote them."""
+        layout = self.backend.layout
+        wanted = {name: (shape, layout(tuple(name.split(".")), shape)) for name, shape in shapes.items()}
+        tree = params_tree(sharded_files.read(folder, wanted, self.backend.param_dtype))
+        return {**tree, "blocks": self._changed(self.backend.ops.stack_layers, tree["blocks"], ("blocks",))}
+
+    def _changed(self, function: Callable[[Any], Any], tree: Any, place: tuple[str, ...]) -> Any:
+        """`function(tree)`, laid out as what stands in that place of the parameters."""
+        made = jax.eval_shape(function, tree)
+        layouts = [self.backend.layout((*place, *path), x.shape) for path, x in named_leaves(made)]
+        return jax.jit(function, out_shardings=tree_unflatten(made, layouts))(tree)
 
 
 class MeshOps(JaxOps):

@@ -13,5 +13,6 @@ def gpt2spec_backend() -> BackendInfo:
         factory="gpt2spec_jax.backend:create",
         requires=("jax",),
         extra="jax",
-        parts="gpt2spec_jax.parts:open_parts",
+        open_sharded="gpt2spec_jax.sharded_files:open_sharded",
+        api_version=2,
     )

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag
+from gpt2spec.backend import Backend, Capabilities
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.options import check_dtype, check_flag
 from gpt2spec_numpy import tape
 from gpt2spec_numpy.fast import FastNumpyOps
 from gpt2spec_numpy.ops import NumpyOps

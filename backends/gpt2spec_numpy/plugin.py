@@ -12,4 +12,5 @@ def gpt2spec_backend() -> BackendInfo:
         summary="NumPy on the CPU: the reference, and fast enough to train small models",
         factory="gpt2spec_numpy.backend:create",
         requires=("numpy", "autograd"),
+        api_version=2,
     )

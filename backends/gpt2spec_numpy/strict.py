@@ -13,7 +13,7 @@ from autograd.extend import Box, VSpace
 from autograd.numpy.numpy_boxes import ArrayBox
 from autograd.numpy.numpy_vspaces import ArrayVSpace
 
-from gpt2spec.backend import BackendError
+from gpt2spec.errors import BackendError
 
 
 class StrictArray(np.ndarray):

@@ -11,7 +11,7 @@ import numpy as np
 from autograd.core import VJPNode, add_outgrads
 from autograd.tracer import getval, isbox, new_box, toposort, trace_stack
 
-from gpt2spec.backend import tree_leaves, tree_unflatten
+from gpt2spec.tree import tree_leaves, tree_unflatten
 
 
 def value_and_grad(function: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:

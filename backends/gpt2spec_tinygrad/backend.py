@@ -12,8 +12,11 @@ from tinygrad.device import Buffer, Compiled, Device
 from tinygrad.dtype import dtypes
 from tinygrad.helpers import DEV, Context, cpu_events
 
-from gpt2spec.backend import Backend, BackendError, Capabilities, check_dtype, check_flag, tree_leaves, tree_unflatten
+from gpt2spec.backend import Backend, Capabilities
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import Key, Tensor
+from gpt2spec.options import check_dtype, check_flag
+from gpt2spec.tree import tree_leaves, tree_unflatten
 from gpt2spec_tinygrad import clang
 from gpt2spec_tinygrad.ops import TinygradOps
 from gpt2spec_tinygrad.program import compiled

@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 from tinygrad.helpers import getenv
 
-from gpt2spec.backend import BackendError
+from gpt2spec.errors import BackendError
 
 
 def provide() -> None:

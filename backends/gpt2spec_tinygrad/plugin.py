@@ -13,4 +13,5 @@ def gpt2spec_backend() -> BackendInfo:
         factory="gpt2spec_tinygrad.backend:create",
         requires=("tinygrad",),
         extra="tinygrad",
+        api_version=2,
     )

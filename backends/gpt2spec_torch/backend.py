@@ -11,17 +11,11 @@ import numpy as np
 import torch
 import torch._dynamo
 
-from gpt2spec.backend import (
-    Backend,
-    BackendError,
-    Capabilities,
-    check_dtype,
-    check_flag,
-    named_leaves,
-    tree_leaves,
-    tree_unflatten,
-)
+from gpt2spec.backend import Backend, Capabilities
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import Key, Tensor
+from gpt2spec.options import check_dtype, check_flag
+from gpt2spec.tree import named_leaves, tree_leaves, tree_unflatten
 from gpt2spec_torch import processes
 from gpt2spec_torch.decoding.few_rows import FewRowsTable, FewRowsWeight
 from gpt2spec_torch.decoding.graphs import RecordedStep, cuda_graph
@@ -259,7 +253,7 @@ def _parallel(kind: str, device: torch.device, dtype: str, compile: Compile, int
     if compile == "step":
         raise BackendError("compile=step makes one graph of a step; in parallel, PyTorch compiles blocks")
     make = DataParallelBackend if kind == "data" else ShardedBackend
-    return make(device, dtype, compile, int8, processes.Processes())
+    return make(device, dtype, compile, int8, processes.TorchProcesses())
 
 
 def _compile_mode(value: bool | str, device: str) -> Compile:

@@ -13,34 +13,29 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt2spec.backend import tree_leaves, tree_map, tree_unflatten
 from gpt2spec.ops import Tensor
+from gpt2spec.tree import tree_leaves, tree_map, tree_unflatten
 from gpt2spec_torch.backend import Compile, TorchBackend, seeded
-from gpt2spec_torch.processes import Processes
+from gpt2spec_torch.processes import TorchProcesses
 
 
 class ParallelTorchBackend(TorchBackend):
     """PyTorch in one process of several."""
 
-    def __init__(self, device: torch.device, dtype: str, compile: Compile, int8: bool, processes: Processes) -> None:
+    processes: TorchProcesses
+
+    def __init__(
+        self, device: torch.device, dtype: str, compile: Compile, int8: bool, processes: TorchProcesses
+    ) -> None:
         super().__init__(device, dtype, compile, int8)
         self.processes = processes
-        self.rank, self.ranks = processes.rank, processes.ranks
-        self.row_shares = self.ranks
-
-    def any_rank(self, flag: bool) -> bool:
-        """Over the hosts' own group, without waiting for accelerators."""
-        return self.processes.any(flag)
-
-    def leave(self) -> None:
-        """End PyTorch's process group."""
-        self.processes.leave()
+        self.row_shares = processes.ranks
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes."""
         value = value.detach().clone()
         dist.all_reduce(value)
-        return value / self.ranks
+        return value / self.processes.ranks
 
 
 class DataParallelBackend(ParallelTorchBackend):
@@ -50,7 +45,7 @@ class DataParallelBackend(ParallelTorchBackend):
 
     @contextlib.contextmanager
     def deferring(self, flag: bool) -> Iterator[None]:
-        """Gradients stay in their process, where they add up, until the last part sends their sum."""
+        """Gradients stay in their process, where they add up, until the last micro-batch sends their sum."""
         self.deferred = flag
         try:
             yield
@@ -58,7 +53,7 @@ class DataParallelBackend(ParallelTorchBackend):
             self.deferred = False
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Value and gradients, both the means over the processes; of deferred parts, gradients of zero."""
+        """Value and gradients, both the means over the processes; of deferred micro-batches, gradients of zero."""
         replica: DistributedDataParallel | None = None
 
         def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:

@@ -13,5 +13,6 @@ def gpt2spec_backend() -> BackendInfo:
         factory="gpt2spec_torch.backend:create",
         requires=("torch",),
         extra="torch",
-        parts="gpt2spec.checkpoints.safetensors_parts:open_parts",
+        open_sharded="gpt2spec.checkpoints.safetensors_shards:open_sharded",
+        api_version=2,
     )

@@ -1,4 +1,4 @@
-"""The processes of one job, as `torchrun` starts them, and what they tell each other beside tensors' own traffic."""
+"""The processes of one job, as `torchrun` starts them."""
 
 import contextlib
 import copy
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from gpt2spec.backend import BackendError
+from gpt2spec.errors import BackendError
+from gpt2spec.processes import Processes
 
 LOST = ("connection", "gloo", "nccl", "peer", "socket", "timed out", "broken pipe")
 """Words in PyTorch's messages about a process that is no longer there."""
@@ -37,11 +38,11 @@ def attempt() -> str:
     return f"gpt2spec/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-class Processes:
-    """All processes of the job; this one is `rank` of `ranks`.
+class TorchProcesses(Processes):
+    """The processes that PyTorch has joined.
 
     Attributes:
-        group: in which they talk; None is PyTorch's own.
+        group: the process group in which they talk; None is PyTorch's own.
     """
 
     group: dist.ProcessGroup | None = None
@@ -61,16 +62,16 @@ class Processes:
             backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
             store = dist.PrefixStore(attempt(), store)  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        super().__init__(dist.get_rank(), dist.get_world_size())
 
-    def aside(self) -> "Processes":
-        """The same in a group of hosts of their own, for another thread."""
+    def in_own_group(self) -> "TorchProcesses":
+        """These processes in a group of their hosts, so that another thread can use it. All of them must ask."""
         processes = copy.copy(self)
         processes.group = dist.new_group(backend="gloo")
         return processes
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so. All must ask; the host waits, an accelerator does not."""
+        """The largest flag, reduced over the hosts: they wait for each other, accelerators do not."""
         said = torch.tensor([int(flag)])
         with self.all_there():
             dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
@@ -78,7 +79,7 @@ class Processes:
 
     @contextlib.contextmanager
     def all_there(self) -> Iterator[None]:
-        """A `BackendError` where another process has ended in the meantime."""
+        """Turn PyTorch's error into a `BackendError` where another process has ended in the meantime."""
         try:
             yield
         except RuntimeError as error:
@@ -89,6 +90,6 @@ class Processes:
             ) from error
 
     def leave(self) -> None:
-        """Say goodbye, once all is done."""
+        """End PyTorch's process group."""
         if dist.is_initialized():
             dist.destroy_process_group()

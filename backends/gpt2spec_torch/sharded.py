@@ -5,8 +5,9 @@ after it, forwards and backwards; their gradients are averaged and scattered. Ou
 split along its first axis.
 """
 
+from __future__ import annotations
+
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,84 +24,46 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
-from gpt2spec.backend import BackendError, named_params, params_tree, tree_leaves, tree_map, tree_unflatten
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import AdamWScalars, Tensor, TensorOps
+from gpt2spec.parameters import named_params, params_tree
+from gpt2spec.sharding import Sharding
+from gpt2spec.tree import tree_leaves, tree_map, tree_unflatten
 from gpt2spec_torch.backend import Compile, seeded
 from gpt2spec_torch.data_parallel import ParallelTorchBackend
 from gpt2spec_torch.ops import TorchOps, compiled_block
-from gpt2spec_torch.processes import Processes
+from gpt2spec_torch.processes import TorchProcesses
 
 
 class ShardedBackend(ParallelTorchBackend):
-    """Parameters and optimizer state in parts; each process has rows of the batch."""
+    """Sharded parameters and optimizer state; each process has rows of the batch."""
 
-    sharded = True
+    sharding: TorchSharding
 
-    def __init__(self, device: torch.device, dtype: str, compile: Compile, int8: bool, processes: Processes) -> None:
+    def __init__(
+        self, device: torch.device, dtype: str, compile: Compile, int8: bool, processes: TorchProcesses
+    ) -> None:
         super().__init__(device, dtype, compile, int8, processes)
         self.ops = ShardedOps(dtype, device)
-        self.mesh = DeviceMesh(device.type, torch.arange(self.ranks))
+        self.mesh = DeviceMesh(device.type, torch.arange(processes.ranks))
+        self.sharding = TorchSharding(processes, self.mesh, getattr(torch, self.param_dtype))
         self.models: dict[int, Model] = {}
-        self.beside: ShardedBackend | None = None
 
     def load_params(self, host: dict[str, np.ndarray]) -> Any:
-        """Each process keeps its part of what all of them were given."""
+        """Each process keeps its shards of what all of them were given."""
 
-        def part(x: np.ndarray) -> Tensor:
+        def shard(x: np.ndarray) -> Tensor:
             return distribute_tensor(self.ops.asarray(x, self.param_dtype), self.mesh, [Shard(0)], src_data_rank=None)
 
-        return params_tree({name: part(x) for name, x in host.items()})
-
-    def has_parts(self) -> bool:
-        """Always: PyTorch brings what it writes them with."""
-        return True
-
-    def save_parts(self, params: Any, folder: Path) -> None:
-        """By PyTorch's distributed checkpoints, in safetensors files: one for each process."""
-        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        with self.processes.all_there(), failures_of_files():
-            save(named_params(params), storage_writer=writer, process_group=self.processes.group)
-
-    def aside(self) -> "ShardedBackend":
-        """Made when it is first asked for, and kept."""
-        if self.beside is None:
-            self.beside = copy.copy(self)
-            self.beside.processes = self.processes.aside()
-            self.beside.mesh = DeviceMesh("cpu", torch.arange(self.ranks))
-        return self.beside
-
-    def copied(self, params: Any) -> Any:
-        """Parts on the hosts' mesh."""
-
-        def part(x: DTensor) -> DTensor:
-            local = x.to_local().to("cpu", copy=True)
-            return DTensor.from_local(local, self.mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
-
-        return tree_map(part, params)
-
-    def load_parts(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
-        """Each process reads the rows that are its own."""
-        dtype = getattr(torch, self.param_dtype)
-        named = {
-            name: zeros(shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
-            for name, shape in shapes.items()
-        }
-        with self.processes.all_there(), failures_of_files():
-            load(named, storage_reader=HuggingFaceStorageReader(str(folder)))
-        return params_tree(named)
+        return params_tree({name: shard(x) for name, x in host.items()})
 
     def to_numpy(self, x: Tensor) -> np.ndarray:
         """The whole tensor, which all processes must ask for."""
         return super().to_numpy(_whole(x))
 
-    def whole_params(self, params: Any) -> Any:
-        """Every process gathers all parts."""
-        with self.processes.all_there():
-            return tree_map(_whole, params)
-
     def decoding_params(self, params: Any) -> Any:
-        """Those of the whole model, in every process."""
-        return super().decoding_params(self.whole_params(params))
+        """The weights of the whole model, in every process."""
+        return super().decoding_params(self.sharding.gather(params))
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
         """Value and gradients, both the means over the processes; gradients are in parts as the parameters are."""
@@ -130,7 +93,7 @@ class ShardedBackend(ParallelTorchBackend):
         parts = super().jit(gathered)
         return lambda *args: (parts if _are_params(args) else whole)(*args)
 
-    def _model(self, params: Any) -> "Model":
+    def _model(self, params: Any) -> Model:
         """The module of some parameters: they share memory, and an update in place reaches both."""
         leaves = tree_leaves(params)
         key = leaves[0].to_local().data_ptr()
@@ -139,6 +102,55 @@ class ShardedBackend(ParallelTorchBackend):
             key = leaves[0].to_local().data_ptr()  # the module's from now on
             self.models = {key: model}
         return self.models[key]
+
+
+class TorchSharding(Sharding):
+    """Weights as `DTensor`, in the files of PyTorch's distributed checkpoints.
+
+    Attributes:
+        mesh: the devices that the weights are split over.
+        dtype: the dtype of the weights.
+    """
+
+    processes: TorchProcesses
+
+    def __init__(self, processes: TorchProcesses, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+        self.processes, self.mesh, self.dtype = processes, mesh, dtype
+        self.on_hosts: TorchSharding | None = None
+
+    def gather(self, params: Any) -> Any:
+        """Every process gathers all shards."""
+        with self.processes.all_there():
+            return tree_map(_whole, params)
+
+    def snapshot(self, state: Any) -> tuple[TorchSharding, Any]:
+        """Copy the shards to a mesh of the hosts, which is made for the first snapshot and kept."""
+        if self.on_hosts is None:
+            processes = self.processes.in_own_group()
+            self.on_hosts = TorchSharding(processes, DeviceMesh("cpu", torch.arange(processes.ranks)), self.dtype)
+        mesh = self.on_hosts.mesh
+
+        def copied(x: DTensor) -> DTensor:
+            local = x.to_local().to("cpu", copy=True)
+            return DTensor.from_local(local, mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
+
+        return self.on_hosts, tree_map(copied, state)
+
+    def save(self, params: Any, folder: Path) -> None:
+        """Write safetensors files, one for each process."""
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        with self.processes.all_there(), failures_of_files():
+            save(named_params(params), storage_writer=writer, process_group=self.processes.group)
+
+    def load(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Any:
+        """Each process reads the rows that are its own."""
+        named = {
+            name: zeros(shape, dtype=self.dtype, device_mesh=self.mesh, placements=[Shard(0)])
+            for name, shape in shapes.items()
+        }
+        with self.processes.all_there(), failures_of_files():
+            load(named, storage_reader=HuggingFaceStorageReader(str(folder)))
+        return params_tree(named)
 
 
 class Layer(nn.Module):

@@ -7,7 +7,7 @@ state.json              step, position in the data, and what a resumed run must 
 merges.txt, vocab.json, tokenizer_config.json   the tokenizer, as `transformers` reads it
 SHA256SUMS              hashes of the files above, in the form of `sha256sum`
 
-One that no process has ever had whole (see `gpt2spec.checkpoints.parts`) has in the place of the two files of tensors:
+A sharded one (see `gpt2spec.checkpoints.sharded`) has in the place of the two files of tensors:
 
 parts/params/           weights, in the files of a backend whose name stands in state.json, at "parts"
 parts/m/, parts/v/      AdamW's moments, likewise
@@ -35,7 +35,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
 from gpt2spec.files import atomic_folder, make_folder, storage_errors
 from gpt2spec.parameters import HostParams, weight_table
-from gpt2spec.plugins import open_parts
+from gpt2spec.plugins import open_sharded
 from gpt2spec.tokenizer import Tokenizer, write_tokenizer
 from gpt2spec.tokenizer.saved import TOKENIZER_FILES
 
@@ -246,6 +246,6 @@ def _entries_in_parts(folder: Path, config: GPT2Config, writer: str, kind: str) 
     """The weights or moments that a backend wrote in parts, verified; each is read whole."""
     verify_checkpoint(folder, files_in_parts(folder, kind))
     place = folder / PARTS / kind
-    stored = open_parts(writer, place)
+    stored = open_sharded(writer, place)
     entries = {name: Entry(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in stored.items()}
     return fitting(place, config, entries)

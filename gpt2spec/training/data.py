@@ -37,11 +37,11 @@ def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
 
     They go in rounds of one shard each, so that none waits long for the others, nor for the end of the data to fail.
     """
-    checksums, rank, ranks = dataset.checksums, backend.rank, backend.ranks
+    checksums, rank, ranks = dataset.checksums, backend.processes.rank, backend.processes.ranks
     mine = sum(each.size() for each in checksums[rank::ranks])
     with ByteProgress("verifying the data", mine, quiet) as progress:
         for number in range(rank, len(checksums) + rank, ranks):  # as many rounds on every rank
-            with backend.together():
+            with backend.processes.all_or_none():
                 if number < len(checksums):
                     checksums[number].verify(progress.add)
 

@@ -1,14 +1,13 @@
 """A call of `gpt2spec train`: what it needs is opened and checked, then the `Trainer` runs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.opening import open_checkpoint
-from gpt2spec.checkpoints.parts import writes_parts
+from gpt2spec.checkpoints.sharded import writes_sharded
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.batches import Batches, validation_batches
 from gpt2spec.data.dataset import Dataset
@@ -100,15 +99,16 @@ def train(
         settings = settings.with_model_of(initial.config)
     encoding = encoding_tokenizer(settings, out if resume else None, initial)
     backend = backend_of(settings)
-    first, quiet = backend.rank == 0, quiet or backend.rank > 0
-    with in_turn(backend):  # the first process encodes a raw text, the others find it encoded
+    first = backend.processes.first
+    quiet = quiet or not first
+    with backend.processes.in_turn():  # the first process encodes a raw text, the others find it encoded
         if resume:
             check_data_is_there(out, settings.data)
         dataset = open_data(settings, encoding, progress=not quiet)
     settings = settings.with_vocabulary(dataset.vocab_size).resolved()
     config = settings.model_config()
     check(settings, config, dataset, backend)
-    in_parts = writes_parts(backend, settings.checkpoint_format)
+    in_parts = writes_sharded(backend, settings.checkpoint_format)
     check_same_tokenizer(settings, encoding, dataset)
     tokenizer = decoding_tokenizer(dataset, encoding)
     if initial is not None and initial.tokenizer not in (None, UNKNOWN, dataset.tokenizer_id):
@@ -127,7 +127,7 @@ def train(
         profiled = ProfiledUpdates(backend, out, step, profile if first else None)
         lines = metrics_until(out, step)
         tasks = RunTasks(questions, settings.task_every, (line for line in read_scores(out) if line["step"] <= step))
-        backend.any_rank(False)  # all have read what is there
+        backend.processes.barrier()  # all have read what is there
         if first:
             discard_after(out, step)  # before the lines that these checkpoints have seen
             forget_after(out, step)
@@ -150,8 +150,8 @@ def train(
             if board is not None:
                 board.close()
     sample = trainer.sample() if finished and settings.sample_tokens and config.n_ctx > 1 else None
-    backend.any_rank(False)  # the first has written all it had to
-    backend.leave()
+    backend.processes.barrier()  # the first has written all it had to
+    backend.processes.leave()
     ended = (trainer.step, finished, next(iter(trainer.interrupted), None), trainer.stopped_early)
     return Outcome(first, *ended, history.best(), trainer.val_loss, dataset, sample, tokenizer)
 
@@ -167,28 +167,18 @@ def opened(
     out: Path, settings: RunSettings, dataset: Dataset, backend: Backend, tokenizer: Tokenizer | None, new: bool
 ) -> RunSettings:
     """The settings of the run in `out`, which the first process makes if it is `new`."""
-    with in_turn(backend):
-        if new and backend.rank == 0:
+    with backend.processes.in_turn():
+        if new and backend.processes.first:
             keep_tokenizer(out, tokenizer)
             create_run(out, settings, describe(dataset))
-        if backend.rank > 0 and not (out / CONFIG).is_file():
+        if not backend.processes.first and not (out / CONFIG).is_file():
             raise CheckpointError(
-                f"process {backend.rank} finds no run in {out} that the first one made: the processes of a job need "
-                "one --out, in a folder that all of them share"
+                f"process {backend.processes.rank} finds no run in {out} that the first one made: the processes of a "
+                "job need one --out, in a folder that all of them share"
             )
         before, data = open_run(out)
         check_same_data(out, data, dataset)
     return before
-
-
-@contextmanager
-def in_turn(backend: Backend) -> Iterator[None]:
-    """Of several processes, the first one before the others."""
-    if backend.rank > 0:
-        backend.any_rank(False)
-    yield
-    if backend.rank == 0:
-        backend.any_rank(False)
 
 
 def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: Backend) -> None:

@@ -18,7 +18,7 @@ from gpt2spec.checkpoints.native import (
     remove_checkpoint,
 )
 from gpt2spec.checkpoints.opening import load_checkpoint
-from gpt2spec.checkpoints.parts import can_load_parts, load_from_parts
+from gpt2spec.checkpoints.sharded import load_sharded, loads_sharded
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.data.mixed_dataset import path_and_weight
@@ -56,8 +56,8 @@ def restored_state(
     if saved != config:
         raise CheckpointError(f"{folder} holds another model than the run's config.toml describes")
     with _offering_the_one_before(run, step):
-        if can_load_parts(backend, folder):
-            return load_from_parts(folder, backend, config), step
+        if loads_sharded(backend, folder) and backend.sharding is not None:
+            return load_sharded(folder, backend.sharding, config), step
         (_, params), training = load_model(folder), load_training(folder)
     host = {"params": params, "m": training.m, "v": training.v}
     return {name: backend.load_params(values) for name, values in host.items()}, step

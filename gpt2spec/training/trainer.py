@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.native import TrainingState, checkpoint_steps, save_checkpoint
-from gpt2spec.checkpoints.parts import KINDS, save_in_parts
+from gpt2spec.checkpoints.sharded import save_sharded
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.device_weights import OnDevice
@@ -108,7 +108,7 @@ class Trainer:
 
     def stopping(self) -> bool:
         """Whether any process was interrupted; all of them ask."""
-        return self.backend.any_rank(bool(self.interrupted))
+        return self.backend.processes.any(bool(self.interrupted))
 
     def accepted(self, loss: float, grad_norm: float) -> bool:
         """Whether to make an update: not at a spike."""
@@ -183,13 +183,13 @@ class Trainer:
         }
         if self.in_parts:
             self._save_in_parts(progress)
-        elif self.backend.rank == 0 or self.backend.sharded:
+        elif self.backend.processes.first or self._across_processes():
             self._save_whole(progress)
 
     def _save_whole(self, progress: dict[str, Any]) -> None:
         """Processes that have parts only give them to the first one."""
         host = {name: self.backend.dump_params(self.state[name]) for name in ("params", "m", "v")}
-        if self.backend.rank > 0:
+        if not self.backend.processes.first:
             return
         self._check_finite(host["params"], self.step)
         training, best = TrainingState(host["m"], host["v"], progress), self.history.best()
@@ -203,20 +203,23 @@ class Trainer:
     def _save_in_parts(self, progress: dict[str, Any]) -> None:
         norm = self.backend.jit(self.backend.ops.global_norm)(tree_leaves(self.state["params"]))
         self._check_finite({"a weight": self._number(norm)}, self.step)
-        best, aside, backend, state = self.history.best(), self.backend.aside(), self.backend, self.state
-        if aside is not None:
-            backend, state = aside, {kind: aside.copied(state[kind]) for kind in KINDS}
+        assert self.backend.sharding is not None  # `in_parts` asked for it
+        best, snapshot = self.history.best(), self.backend.sharding.snapshot(self.state)
+        sharding, state = snapshot or (self.backend.sharding, self.state)
 
         def write() -> None:
-            save_in_parts(self.out, self.config, backend, state, progress, self.tokenizer)
-            if backend.rank == 0:
+            save_sharded(self.out, self.config, self.backend, sharding, state, progress, self.tokenizer)
+            if sharding.processes.first:
                 self._make_room(best)
 
-        if aside is not None:
+        if snapshot is not None:
             self.background.start(write)
             return
         with self._telling_what_is_saved():
             write()
+
+    def _across_processes(self) -> bool:
+        return self.backend.sharding is not None and self.backend.sharding.across_processes
 
     def _make_room(self, best: int | None) -> None:
         settings = self.settings
@@ -230,7 +233,7 @@ class Trainer:
         """Show a sample, and add it to the run's."""
         assert self.tokenizer is not None  # checked before the run began
         prompt, text = (text_of(self.tokenizer, tokens) for tokens in self.sample())
-        if self.backend.rank > 0:
+        if not self.backend.processes.first:
             return
         self.progress.message(f"step {self.step:>6}  sample: {text!r}")
         with self._telling_what_is_saved():
@@ -245,7 +248,8 @@ class Trainer:
         due = self.due()
         if not due:
             return
-        params = OnDevice(self.backend.whole_params(self.state["params"]))
+        params, sharding = self.state["params"], self.backend.sharding
+        params = OnDevice(params if sharding is None else sharding.gather(params))
         model = Model(self.backend, self.config, params, due[0].reader.tokenizer, self.settings.batch_size)
         try:
             for result in self.tasks.results(model, self.step, due, self.progress, self.stopping):
@@ -254,7 +258,7 @@ class Trainer:
             self.progress.message(f"step {self.step:>6}  tasks: interrupted; a resumed run asks again")
 
     def _write_scores(self, result: Result) -> None:
-        if self.backend.rank > 0:
+        if not self.backend.processes.first:
             return
         for score in result.scores:
             self.progress.message(
@@ -270,7 +274,7 @@ class Trainer:
         """What is measured only when the device has been waited for."""
         found: dict[str, Any] = {"peak_memory": peak_memory(self.backend)}
         if self.settings.device_flops:
-            context, speed = self.settings.window(), speed / self.backend.ranks
+            context, speed = self.settings.window(), speed / self.backend.processes.ranks
             mfu = model_flops_utilization(self.config, context, speed, self.settings.device_flops)
             found["mfu"] = round(mfu, 4)
         if validate:

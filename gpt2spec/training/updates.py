@@ -29,9 +29,13 @@ class Updates:
     ) -> None:
         """With `accept`, an update that it refuses is not made: see `accumulated_step`."""
         self.backend, self.config, self.seed = backend, config, settings.seed
-        self.adamw, self.schedule, self.sizes = settings.adamw(), settings.schedule(), settings.parts(backend.ranks)
+        self.adamw, self.schedule, self.sizes = (
+            settings.adamw(),
+            settings.schedule(),
+            settings.parts(backend.processes.ranks),
+        )
         self.windows = settings.windows_per_step()
-        ranks = {"rank": backend.rank, "ranks": backend.ranks}
+        ranks = {"rank": backend.processes.rank, "ranks": backend.processes.ranks}
         self.batches = Batches(train, self.windows, settings.window(), settings.seed, **ranks)
         self.shares = [backend.put(np.float64(share)) for share in shares(self.sizes)]
         self.step = accumulated_step(backend, config, self.adamw, accept)
@@ -62,6 +66,6 @@ class Updates:
         """
         if self.config.dropout == 0.0 and self.config.attn_dropout == 0.0:
             return None
-        stream = part * self.backend.ranks + self.backend.rank
+        stream = part * self.backend.processes.ranks + self.backend.processes.rank
         seed = stream_key(self.seed, "dropout", stream) % 2**31 if stream else self.seed
         return self.backend.dropout_key(seed, update)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2spec.backend import tree_map
+from gpt2spec.tree import tree_map
 
 Update = Callable[..., tuple[Any, Any]]
 Record = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gpt2spec.backend import tree_leaves, tree_unflatten
 from gpt2spec.ops import TensorOps
+from gpt2spec.tree import tree_leaves, tree_unflatten
 from gpt2spec_torch import layouts
 from gpt2spec_torch.decoding.ahead_of_time import Recipe, program
 from gpt2spec_torch.decoding.few_rows import FewRowsWeight

@@ -1,4 +1,4 @@
-"""Checkpoints that no process ever has whole: each writes, and later reads, what it holds.
+"""Sharded checkpoints, which no process ever has whole: each writes, and later reads, the shards that it holds.
 
 The backend writes tensors, through its framework's own library; what surrounds them is the same as in
 `gpt2spec.checkpoints.native`: a folder that is either whole or refused.
@@ -24,6 +24,7 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.errors import ConfigError
 from gpt2spec.files import make_folder, publish_folder, storage_errors
 from gpt2spec.parameters import weight_table
+from gpt2spec.sharding import Sharding
 from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.tree import Tree
 
@@ -31,65 +32,83 @@ KINDS = ("params", *MOMENTS)
 """What there is of each weight, in the optimizer's state and in `parts`."""
 
 
-def writes_parts(backend: Backend, chosen: str | None) -> bool:
-    """Whether a run's checkpoints are in parts: as is `chosen`, by default where no process has the whole."""
-    if chosen == "whole" or (chosen is None and not backend.sharded):
+def sharding_of(backend: Backend) -> Sharding | None:
+    """What the backend writes and reads sharded checkpoints with; `BackendError` where only a package is missing."""
+    if backend.sharding is not None:
+        backend.sharding.check_available()
+    return backend.sharding
+
+
+def writes_sharded(backend: Backend, chosen: str | None) -> bool:
+    """Whether a run's checkpoints are sharded: as `chosen`, and by default where no process has all of a weight."""
+    by_default = backend.sharding is not None and backend.sharding.across_processes
+    if chosen == "whole" or (chosen is None and not by_default):
         return False
-    if chosen == "parts" and not backend.has_parts():
+    if sharding_of(backend) is None:
         raise ConfigError(
             f"checkpoint_format 'parts' is for weights in parts, and backend {backend.name!r} as it is set up here has "
             "all of them: leave it out, or train with --parallel sharded"
         )
-    return backend.has_parts()
+    return True
 
 
-def can_load_parts(backend: Backend, folder: Path) -> bool:
-    """Whether a checkpoint is in parts, and of this backend's writing."""
-    return load_progress(folder).get(PARTS) == backend.name and backend.has_parts()
+def loads_sharded(backend: Backend, folder: Path) -> bool:
+    """Whether a checkpoint is sharded, and one that this backend has written and can read so."""
+    return load_progress(folder).get(PARTS) == backend.name and sharding_of(backend) is not None
 
 
-def save_in_parts(
-    run: Path, config: GPT2Config, backend: Backend, state: Tree, progress: dict[str, Any], tokenizer: Tokenizer | None
+def save_sharded(
+    run: Path,
+    config: GPT2Config,
+    backend: Backend,
+    sharding: Sharding,
+    state: Tree,
+    progress: dict[str, Any],
+    tokenizer: Tokenizer | None,
 ) -> None:
-    """Write the checkpoint of `progress["step"]`; all processes call it together, and all fail if one does."""
+    """Write the checkpoint of `progress["step"]`; all processes call it together, and all fail if one does.
+
+    `sharding` is the backend's, or that of a snapshot.
+    """
     target = checkpoint_folder(run, progress["step"])
     temporary = target.with_name(f".{target.name}.{PARTS}.tmp")  # one name, which all processes know
-    first = backend.rank == 0
+    processes = sharding.processes
     try:
         with storage_errors(target):
-            with backend.together():
-                if first:
+            with processes.all_or_none():
+                if processes.first:
                     _prepare(temporary, config, backend, progress, tokenizer)
             for kind in KINDS:
-                backend.save_parts(state[kind], temporary / PARTS / kind)
-            with backend.together():
-                names = _files(temporary)[backend.rank :: backend.ranks]
-                (temporary / f"{SUMS}.{backend.rank}").write_text(sums_of(temporary, names))
-            with backend.together():
-                if first:
-                    _finish(temporary, target, backend.ranks)
+                sharding.save(state[kind], temporary / PARTS / kind)
+            with processes.all_or_none():
+                names = _files(temporary)[processes.rank :: processes.ranks]
+                (temporary / f"{SUMS}.{processes.rank}").write_text(sums_of(temporary, names))
+            with processes.all_or_none():
+                if processes.first:
+                    _finish(temporary, target, processes.ranks)
     except BaseException:
-        if first:
+        if processes.first:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def load_from_parts(folder: Path, backend: Backend, config: GPT2Config) -> Tree:
-    """The optimizer state in a checkpoint of this backend and of this model: each process reads what it is to hold.
+def load_sharded(folder: Path, sharding: Sharding, config: GPT2Config) -> Tree:
+    """The optimizer state in a sharded checkpoint of this model: each process reads the shards that it is to hold.
 
     The processes share the files out among them to verify; where one finds damage, all fail.
     """
-    with backend.together():
-        verify_checkpoint(folder, files_in_parts(folder)[backend.rank :: backend.ranks])
+    processes = sharding.processes
+    with processes.all_or_none():
+        verify_checkpoint(folder, files_in_parts(folder)[processes.rank :: processes.ranks])
     shapes = {weight.name: weight.shape for weight in weight_table(config)}
     with read_errors(folder):
-        return {kind: backend.load_parts(folder / PARTS / kind, shapes) for kind in KINDS}
+        return {kind: sharding.load(folder / PARTS / kind, shapes) for kind in KINDS}
 
 
 def _prepare(
     temporary: Path, config: GPT2Config, backend: Backend, progress: dict[str, Any], tokenizer: Tokenizer | None
 ) -> None:
-    """The folder, and all in it but the parts."""
+    """Make the folder, and everything in it but the shards."""
     make_folder(temporary.parent)
     shutil.rmtree(temporary, ignore_errors=True)
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Arrays in parts on disk, by Orbax: each process writes and reads what its devices hold.
+"""Sharded arrays on disk, by Orbax: each process writes and reads what its devices hold.
 
 Orbax's handlers are used by themselves: its checkpointers wait for all processes, and a failure of one would let the
 others wait for ever. Compression is off, since it does not make weights smaller.
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
-from gpt2spec.backend import BackendError, StoredTensor
+from gpt2spec.errors import BackendError
 from gpt2spec.ops import Tensor
+from gpt2spec.sharding import StoredTensor
 
 
 def orbax() -> Any:
@@ -57,7 +58,7 @@ def read(folder: Path, wanted: Mapping[str, tuple[tuple[int, ...], NamedSharding
         return _handler().restore(_path(folder), args=ocp.args.PyTreeRestore(item=args, restore_args=args))
 
 
-def open_parts(folder: Path) -> dict[str, StoredTensor]:
+def open_sharded(folder: Path) -> dict[str, StoredTensor]:
     """The arrays in a folder, each read whole, on the host, when that is asked for."""
     ocp = orbax()
 
