@@ -1,4 +1,4 @@
-"""A small model in every format, and readers and modules of other projects, written from their descriptions."""
+"""A small model in every format, with readers and modules of other projects, written from their descriptions."""
 
 import struct
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def random_parameters(config: GPT2Config = CONFIG, seed: int = 0) -> HostParams:
 
 
 def write(path: Path, source: str, params: HostParams, config: GPT2Config = CONFIG) -> Path:
-    """The model in one of `SOURCES`, or as one of `FOREIGN` has it, at `path`."""
+    """Write the model to `path` in one of the formats `SOURCES` or `FOREIGN`."""
     run = path.with_name(f"{path.name}-run") if source != "ours" else path
     save_checkpoint(run, config, params, TrainingState(params, params, {"step": 1}))
     if source != "ours":
@@ -47,7 +47,7 @@ def same_bits(a: HostParams, b: HostParams) -> bool:
 
 
 def read_llmc(path: Path) -> tuple[dict[str, int], HostParams]:
-    """An llm.c file: header and weights, in its own names and shapes."""
+    """Read the header and weights of an llm.c file, with its own names and shapes."""
     data = path.read_bytes()
     magic, version, T, V, L, NH, C, Vp = struct.unpack_from("<8i", data)
     assert magic == 20240326
@@ -68,7 +68,7 @@ def read_llmc(path: Path) -> tuple[dict[str, int], HostParams]:
 
 
 class NanoGPT(nn.Module):
-    """nanoGPT's modules by their names, with either GELU."""
+    """nanoGPT's modules under their names, with either GELU."""
 
     def __init__(self, args: dict[str, Any], approximate: str = "none") -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class NanoGPT(nn.Module):
         return self.lm_head(parts["ln_f"](x))
 
     def optimizer(self) -> torch.optim.AdamW:
-        """As its `configure_optimizers` groups the parameters."""
+        """An optimizer whose parameters are grouped as by its `configure_optimizers`."""
         params = list(self.parameters())
         groups = [
             {"params": [p for p in params if p.dim() >= 2], "weight_decay": 0.1},

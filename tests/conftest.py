@@ -1,4 +1,4 @@
-"""What the tests share: hypothesis without deadlines, small models, and the conformance suite's weight sets."""
+"""The fixtures that tests share: small models and the conformance suite's weight sets."""
 
 import os
 from collections.abc import Callable
@@ -29,19 +29,19 @@ SMALL = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_ctx=24, vocab_size=37, drop
 
 @pytest.fixture
 def small() -> GPT2Config:
-    """Two layers of two heads, an odd vocabulary, no dropout."""
+    """A configuration of two layers with two heads, an odd vocabulary and no dropout."""
     return SMALL
 
 
 @pytest.fixture(params=WEIGHT_SETS)
 def make_weights(request: pytest.FixtureRequest) -> Callable[[GPT2Config], HostParams]:
-    """The weights of a configuration, from each of the weight sets in turn."""
+    """A function that makes the weights of a configuration, from each of the weight sets in turn."""
     return lambda config: weight_set(request.param, config)
 
 
 @pytest.fixture
 def probe() -> Callable[[GPT2Config], HostParams]:
-    """The large weights alone, for laws that hold with any."""
+    """The large weights, for laws that hold with any weights."""
     return lambda config: weight_set("probe", config)
 
 
@@ -58,7 +58,7 @@ def batch() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of an untrained model that reads bytes: every text is another."""
+    """The run directory of an untrained model that reads bytes, so that every text is different."""
     params = initial_parameters(spelling_models.CONFIG, seed=0)
     return spelling_models.write_run(tmp_path_factory.mktemp("runs") / "babbler", params)
 

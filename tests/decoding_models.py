@@ -1,4 +1,4 @@
-"""What the tests of decoding share: small models, their tokens one by one without a cache, and backends."""
+"""The tests of decoding share small models, backends, and a loop that makes tokens one by one without a cache."""
 
 import dataclasses
 import importlib
@@ -28,7 +28,7 @@ EXACT = create(dtype="float64")
 
 @dataclass(frozen=True)
 class Model:
-    """The large weights of a configuration, and what they say of a whole text at a time."""
+    """The large weights of a configuration, and their logits for a whole text at a time."""
 
     config: GPT2Config
 
@@ -45,7 +45,7 @@ class Model:
         return EXACT.to_numpy(forward(EXACT.ops, self.config, self.loaded, tokens)[0, -1])
 
     def tokens(self, prompt: Sequence[int], count: int, stream: int = 0, **settings: Any) -> list[int]:
-        """Each token chosen from the logits of all text before it, or, where it slides, of what is in the window."""
+        """The tokens, each chosen from the logits of all text before it or, if it slides, of the text in the window."""
         options = GenerateOptions(max_new_tokens=count, **settings)
         ids, n_ctx = list(prompt), self.config.n_ctx
         window = ids[:]
@@ -64,7 +64,7 @@ SMALL = Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, n_ctx=150, vocab_size=3
 TEXT = Model(GPT2Config(n_layer=1, n_head=2, n_embd=16, n_ctx=100, vocab_size=260, dropout=0.0))
 """For the tokenizer of bytes, and three ids more than that has."""
 PROMPTS = [[1, 2, 3], [5] * 70, [9], list(range(30))]
-"""Of different lengths, so that the cache's buckets are crossed at different times."""
+"""Prompts of different lengths, so that they cross the cache's buckets at different times."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -81,17 +81,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def asynchronous(backend: Backend) -> Backend:
-    """The same backend, changed: its tokens are chosen by its own operations."""
+    """Change a backend so that tokens are chosen by its own operations. Returns it."""
     backend.capabilities = dataclasses.replace(backend.capabilities, asynchronous=True)
     return backend
 
 
 class Recording(NumpyBackend):
-    """Writes down what it is asked for.
+    """A backend that records what it is asked for.
 
     Attributes:
-        calls: names of compiled functions, in the order of their calls, and "to_numpy".
-        programs: what would be compiled: names with the shapes of all arguments, each once for every `jit`.
+        calls: the names of compiled functions, in the order of their calls, and "to_numpy".
+        programs: the programs that would be compiled: names with the shapes of all arguments, once for every `jit`.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Recording(NumpyBackend):
 
 
 class Margins:
-    """How near to each other the candidates of beam searches were, and to the first that was none."""
+    """Measures how close the candidates of beam searches were to each other and to the best rejected one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.smallest = np.inf

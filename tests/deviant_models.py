@@ -1,4 +1,4 @@
-"""GPT-2 in PyTorch, written from the formulas and from nothing else, and the deviations of well-known repositories.
+"""GPT-2 in PyTorch, written only from the formulas, with the deviations of well-known repositories.
 
 `GPT2` is right; its keyword arguments make it wrong. `PlainGPT2` is right too, and has other names and layouts.
 """
@@ -65,7 +65,7 @@ class Block(nn.Module):
 class GPT2(nn.Module):
     """GPT-2, unless an argument says otherwise.
 
-    `first_masked` is the first key after a query that it does not see; `std` overrides that of some weights.
+    `first_masked` is the first key after a query that the query does not see; `std` overrides that of some weights.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ def subject(deviation: str | None = None) -> TorchModuleSubject:
 
 
 class PlainGPT2(nn.Module):
-    """Functions over a dictionary of parameters: projections [in, out], queries, keys and values apart."""
+    """GPT-2 as functions of a dict of parameters, with projections [in, out] and separate queries, keys and values."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Processes that are killed at random moments: forked from one that has imported what takes long."""
+"""Processes that are killed at random moments. They are forked from one that has already imported what takes long."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ for line in sys.stdin:
 
 
 class Victims:
-    """Calls of functions, each in a process of its own, one at a time."""
+    """Calls functions one at a time, each in its own process."""
 
     def __init__(self, server: subprocess.Popen[bytes], errors: Path) -> None:
         self._server, self._errors = server, errors
@@ -42,9 +42,9 @@ class Victims:
     def run(
         self, module: str, function: str, *arguments: Any, until: float | None = None, before: Callable[[], Any] = int
     ) -> int:
-        """The exit code of a call, which is killed so many seconds after it began, if it has not come to its end.
+        """The exit code of a call, which is killed after so many seconds unless it has ended.
 
-        `before` is called immediately before that.
+        `before` is called immediately before the kill.
         """
         request = json.dumps([module, function, list(map(str, arguments)), str(self._errors)])
         assert self._server.stdin is not None
@@ -59,7 +59,7 @@ class Victims:
 
     @property
     def errors(self) -> str:
-        """What the last one printed."""
+        """The error output of the last call."""
         return self._errors.read_text()
 
     def _line(self) -> bytes:
@@ -69,7 +69,7 @@ class Victims:
 
 @contextlib.contextmanager
 def victims(folder: Path, *modules: str) -> Iterator[Victims]:
-    """Where processes come from that have imported `modules`."""
+    """A `Victims` whose processes have already imported `modules`."""
     command = [sys.executable, "-c", SERVER, str(Path(__file__).parent), *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as server:
         assert server.stdin is not None and server.stdout is not None
@@ -79,7 +79,7 @@ def victims(folder: Path, *modules: str) -> Iterator[Victims]:
 
 
 def timed(victims: Victims, *call: Any) -> float:
-    """Seconds that a call takes."""
+    """The seconds that a call takes."""
     start = time.monotonic()
     assert victims.run(*call) == 0, victims.errors
     return time.monotonic() - start

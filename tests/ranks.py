@@ -1,4 +1,4 @@
-"""Several processes of one job on this machine, without `torchrun`: forked from a server that has PyTorch loaded."""
+"""Several processes of one job on this machine, forked from a server that has PyTorch loaded, without `torchrun`."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ SERVER.set_forkserver_preload(["torch", "torch.distributed.fsdp", "gpt2spec_torc
 
 
 def run_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
-    """What `function(*args)` returned in each process, or the exception's class and text; "killed" for one that was."""
+    """The result of `function(*args)` in each process; or the class and text of its exception; or "killed"."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

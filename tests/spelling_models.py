@@ -1,4 +1,4 @@
-"""Run directories of models whose text is known: they spell, whatever they are given."""
+"""Run directories of models whose output is known: they spell a text, whatever the prompt."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CONFIG = GPT2Config(n_layer=1, n_head=2, n_embd=64, n_ctx=48, vocab_size=257, dr
 
 
 def spelling_parameters(text: str, config: GPT2Config = CONFIG) -> HostParams:
-    """Weights that predict byte i of `text` after position i, whatever stands there, and then `<|endoftext|>`."""
+    """Weights that predict byte i of `text` after position i, whatever its token, and then `<|endoftext|>`."""
     tokenizer = byte_tokenizer()
     ids = [*tokenizer.encode(text), tokenizer.end_of_text]
     params = initial_parameters(config, seed=0)

@@ -1,4 +1,4 @@
-"""Small made-up samples in the files' official forms: a folder of them for every task."""
+"""Small invented samples in the official formats of all tasks."""
 
 import json
 from collections.abc import Callable
@@ -167,7 +167,7 @@ SAMPLES: dict[str, Callable[[Path], None]] = {
 
 
 def write_sample(task: str, folder: Path) -> Path:
-    """The sample of a task, in a folder of its own."""
+    """Write the sample of a task into its own folder."""
     folder = folder / task
     folder.mkdir(parents=True, exist_ok=True)
     SAMPLES[task](folder)

@@ -1,4 +1,4 @@
-"""What anybody can call with arrays: plain arrays come back, or an error that says what is wrong."""
+"""The functions for everyday use return plain arrays, or raise an error that says what is wrong."""
 
 import re
 from collections.abc import Callable

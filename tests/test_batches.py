@@ -23,7 +23,7 @@ def numbered(lengths: list[int], vocab_size: int = 1 << 16) -> Tokens:
 
 
 def windows_of(lengths: list[int], context: int) -> list[int]:
-    """First tokens of all windows, counted by hand."""
+    """The first tokens of all windows, computed without the code under test."""
     starts = np.cumsum([0, *lengths])
     return [int(s) + w for s, n in zip(starts, lengths, strict=False) for w in range(0, n - context, context)]
 
@@ -65,7 +65,7 @@ def test_windows_are_consecutive_tokens_of_one_shard(
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 9))
 def test_resuming_at_a_position_equals_going_straight_through(position: int, one: int, other: int) -> None:
-    """Also with another batch size: a position counts windows, and says nothing of how they were grouped."""
+    """The batch size may change, because a position counts windows, however they were grouped."""
     tokens = numbered([50, 31])
     straight = Batches(tokens, 1, 4, seed=3)
     expected = np.concatenate([straight.at(position + row)[0] for row in range(one + other)])
@@ -120,7 +120,7 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 
 
 def test_the_order_is_the_same_for_ever() -> None:
-    """Frozen: a change here would change every run that resumes."""
+    """The order is frozen, because a change would change every run that resumes."""
     order = Batches(numbered([41]), 10, 4, seed=0).at(0)[0][:, 0] // 4
     assert order.tolist() == [8, 6, 9, 1, 0, 4, 5, 7, 2, 3]
 
@@ -144,7 +144,7 @@ def keys(count: int) -> list[int]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_every_order_of_a_few_windows_is_about_equally_frequent(count: int) -> None:
-    """Chi-squared against even frequencies; the bounds are its 0.9999 quantiles for 0, 1, 5 and 23 degrees."""
+    """The bounds of chi-squared are its 0.9999 quantiles for 0, 1, 5 and 23 degrees of freedom."""
     draws = 2400
     found = Counter(tuple(permuted(np.arange(count), count, key).tolist()) for key in keys(draws))
     orders = list(permutations(range(count)))
@@ -155,7 +155,7 @@ def test_every_order_of_a_few_windows_is_about_equally_frequent(count: int) -> N
 
 @pytest.mark.parametrize("count", [5, 16, 17, 100])
 def test_every_window_comes_equally_often_at_every_place(count: int) -> None:
-    """Also pairs: the window after a given one may be any other. Chi-squared within 5 standard deviations."""
+    """So does every pair: any window may follow any other. Chi-squared is within 5 standard deviations."""
     draws = 1500
     orders = np.stack([permuted(np.arange(count), count, key) for key in keys(draws)])
     places = np.stack([np.bincount(column, minlength=count) for column in orders.T])

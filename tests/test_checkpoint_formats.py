@@ -1,4 +1,4 @@
-"""Every format in and out: the same bits, the other projects' own readers, and what is refused by name."""
+"""Every format is read and written with the same bits, other projects can read it, and misfits are refused by name."""
 
 import hashlib
 import json
@@ -109,7 +109,7 @@ def test_a_configuration_without_rates_has_the_rates_transformers_would_give_it(
 
 
 def torch_names(params: HostParams, prefix: str) -> dict[str, torch.Tensor]:
-    """As old versions of transformers wrote them: with causal masks."""
+    """The names and masks that old versions of transformers wrote."""
     found = {f"{prefix}{name}": torch.tensor(x) for name, x in params.items()}
     for layer in range(CONFIG.n_layer):
         found[f"{prefix}h.{layer}.attn.bias"] = torch.ones(1, 1, CONFIG.n_ctx, CONFIG.n_ctx, dtype=torch.uint8)
@@ -224,7 +224,7 @@ def test_shards_must_hold_what_the_index_says(tmp_path: Path) -> None:
 
 
 def nanogpt_checkpoint(model: NanoGPT, args: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What nanoGPT's train.py saves."""
+    """The checkpoint that nanoGPT's train.py saves."""
     state = {f"{prefix}{name}": x for name, x in model.state_dict().items()}
     return {
         "model": state,

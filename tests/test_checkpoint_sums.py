@@ -1,4 +1,4 @@
-"""`SHA256SUMS` in folders of Hugging Face's format: of those written here, and as somebody else has made it."""
+"""`SHA256SUMS` in folders of Hugging Face's format, written here or made by somebody else."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def digest(path: Path) -> str:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """A folder of ours with all files there can be."""
+    """A folder of ours with all files that it may have."""
     config = CONFIG.replace(vocab_size=257)
     params, tokenizer = random_parameters(config), byte_tokenizer()
     training = TrainingState(params, params, {"step": 1, "tokenizer": tokenizer.id})

@@ -1,4 +1,4 @@
-"""Which tokenizer a checkpoint of each format has, how it goes along, and `--tokenizer` where it does not say it."""
+"""Checkpoints of every format keep their tokenizer; `--tokenizer` names it where a checkpoint does not record it."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def mine() -> Tokenizer:
 
 @pytest.fixture
 def folder(tmp_path: Path, mine: Tokenizer) -> Path:
-    """The tokenizer, by itself."""
+    """A folder with only the tokenizer."""
     (tmp_path / "mine").mkdir()
     write_tokenizer(tmp_path / "mine", mine)
     return tmp_path / "mine"
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, mine: Tokenizer) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, mine: Tokenizer) -> Path:
-    """A run that was trained with it."""
+    """A run that was trained with this tokenizer."""
     params = random_parameters(LEARNED)
     save_checkpoint(
         tmp_path / "run", LEARNED, params, TrainingState(params, params, {"step": 1, "tokenizer": mine.id}), mine

@@ -1,7 +1,7 @@
-"""Files made to harm, and files that came to harm: never another program, never other weights without a word.
+"""Malicious and damaged files never run a program, and never give other weights without an error.
 
-What has checksums (all that is written here, OpenAI's weights, PyTorch's zip archives) is refused or right. A folder as
-`transformers` writes it and a file as llm.c does have none: a flipped bit in a weight cannot be noticed, one in the
+Files with checksums (all that are written here, OpenAI's weights, PyTorch's zip archives) are refused or right. Folders
+written by `transformers` and files written by llm.c have none, so a flipped bit in a weight cannot be noticed; one in the
 structure is.
 """
 
@@ -29,7 +29,7 @@ from gpt2spec.parameters import HostParams
 
 
 class Hostile:
-    """Pickled, it runs a command when it is unpickled."""
+    """An object whose pickle runs a command when it is read."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -111,7 +111,7 @@ def test_a_tensor_with_fewer_values_than_its_shape_is_refused(tmp_path: Path) ->
 
 
 def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
-    """It could be a thousand times larger than it looks; and mapped, its bytes would be taken for values."""
+    """It could be a thousand times larger than it looks, and its compressed bytes would be mapped as values."""
     original = write(tmp_path / "ckpt.pt", "nanogpt", random_parameters())
     with zipfile.ZipFile(original) as stored, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
         for name in stored.namelist():
@@ -121,7 +121,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_archive_whose_directory_is_lost_is_damaged(tmp_path: Path) -> None:
-    """It is told by how it begins, so that it is never read without its checksums."""
+    """It is recognised by its first bytes, so that it is never read without its checksums."""
     path = write(tmp_path / "ckpt.pt", "nanogpt", random_parameters())
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(CheckpointError, match=r"ckpt.pt is damaged: 'File is not a zip file'"):
@@ -138,13 +138,13 @@ def test_names_in_a_damaged_archive_are_shown_in_one_line(tmp_path: Path) -> Non
 
 
 def files_of(path: Path, source: str) -> list[Path]:
-    """All files of a checkpoint."""
+    """The files of a checkpoint."""
     folder = path / "checkpoints" / "step-00000001" if source == "ours" else path
     return sorted(folder.iterdir()) if folder.is_dir() else [path]
 
 
 def damage(original: bytes, rng: np.random.Generator) -> bytes:
-    """A bit flipped, in the first kilobytes as often as anywhere; or the end cut off."""
+    """Flip a bit, half of the time in the first kilobytes, or cut the end off."""
     kind = rng.integers(3)
     if kind == 0:
         return original[: rng.integers(len(original))]
@@ -155,7 +155,7 @@ def damage(original: bytes, rng: np.random.Generator) -> bytes:
 
 
 def damaged_loads(path: Path, file: Path, times: int) -> list[tuple[GPT2Config, HostParams]]:
-    """What loads where a file is damaged, so many times; what does not is refused with a `CheckpointError`."""
+    """The results of loading a file damaged in so many ways, where it is not refused with a `CheckpointError`."""
     original, loaded = file.read_bytes(), []
     rng = np.random.default_rng(0)
     for _ in range(times):
@@ -183,7 +183,7 @@ def test_damage_of_what_is_written_here_is_noticed_or_harmless(tmp_path: Path, s
 
 @pytest.mark.parametrize("source", FOREIGN)
 def test_damage_of_a_file_without_checksums_is_refused_or_alters_few_values(tmp_path: Path, source: str) -> None:
-    """A bit of a value alters that value; one of the structure is refused, or makes another structure that fits."""
+    """A flipped bit of a value changes that value; one of the structure is refused, or gives another that fits."""
     params = random_parameters()
     path = write(tmp_path / "model", source, params)
     for _, each in damaged_loads(path, files_of(path, source)[-1], 120):

@@ -1,4 +1,4 @@
-"""`gpt2spec eval`: what is printed, written and refused, and what an interruption leaves."""
+"""`gpt2spec eval` prints and writes results, refuses mistakes, and keeps answers after an interruption."""
 
 import json
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_numbers_that_are_no_json_are_null(run: Run, tmp_path: Path) -> None:
 
 
 def test_any_checkpoint_can_be_evaluated(run: Run, checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
-    """A Hugging Face folder here; the answers kept for our own checkpoint serve it, for the weights are the same."""
+    """Here it is a Hugging Face folder. Answers kept for our own checkpoint with equal weights are used."""
     folder = write_sample("hellaswag", tmp_path)
     out = run("hellaswag", "--data", folder)[1]
     assert main(["convert", str(checkpoint), str(tmp_path / "hf"), "--to", "hf"]) == 0

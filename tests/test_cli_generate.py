@@ -1,4 +1,4 @@
-"""`gpt2spec generate`: what is asked of the library, what comes back, and what is refused."""
+"""`gpt2spec generate` turns its options into settings, prints texts, and refuses mistakes."""
 
 import argparse
 import io
@@ -31,7 +31,7 @@ def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rows(run_generate: Any) -> Any:
-    """The objects that --json prints."""
+    """The objects that `--json` prints."""
 
     def call(folder: Path, *arguments: object) -> list[dict[str, Any]]:
         code, out, err = run_generate(folder, "--json", *arguments)

@@ -1,4 +1,4 @@
-"""`gpt2spec generate` as somebody sits before it: Ctrl-C and --interactive."""
+"""`gpt2spec generate` in use: Ctrl-C and `--interactive`."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let Ctrl-C come after so many pieces of text."""
+    """Raise Ctrl-C after so many pieces of text."""
 
     def arrange(count: int) -> None:
         whole = Generator.stream
@@ -47,7 +47,7 @@ def test_interrupted_text_stays(speller: Path, run_generate: Any, interrupt_afte
 
 
 def test_interrupted_json_has_what_there_is(speller: Path, run_generate: Any, interrupt_after: Any) -> None:
-    """Two texts are done, two have begun, one has not."""
+    """Two texts are finished, two have begun, and one has not."""
     interrupt_after(2 * 4 + 3)
     code, out, err = run_generate(speller, "--samples", 5, "--batch-size", 2, "--max-new-tokens", 4, "--json")
     assert (code, err) == (130, "gpt2spec: interrupted\n")
@@ -118,7 +118,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 @pytest.fixture
 def type_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let lines be typed, and then Ctrl-D; an exception is what reading a line ends in."""
+    """Simulate typed lines and then Ctrl-D; an exception in the list is raised by reading that line."""
 
     def arrange(*lines: str | BaseException) -> None:
         waiting = iter([*lines, EOFError()])

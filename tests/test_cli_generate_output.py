@@ -1,4 +1,4 @@
-"""What `gpt2spec generate` prints: texts on standard output, progress and speed on standard error."""
+"""`gpt2spec generate` prints texts on standard output, and progress and speed on standard error."""
 
 import io
 import re
@@ -23,7 +23,7 @@ def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Screen(io.StringIO):
-    """Standard output that notes what can be seen after each flush."""
+    """Standard output that records what is visible after each flush."""
 
     def __init__(self, terminal: bool = False) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Screen(io.StringIO):
 
 
 def test_one_text_appears_as_it_is_made(speller: Path, run_generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every character by itself, whole, after the prompt."""
+    """Every character appears by itself, complete, after the prompt."""
     screen = Screen()
     monkeypatch.setattr(sys, "stdout", screen)
     assert run_generate(speller, "--prompt", "n")[0] == 0

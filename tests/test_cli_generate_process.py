@@ -1,4 +1,4 @@
-"""`gpt2spec generate` as a process: real interrupts, terminals, pipes that close and disks that are full."""
+"""`gpt2spec generate` as a process, with real interrupts, terminals, closed pipes and full disks."""
 
 import itertools
 import json
@@ -90,7 +90,7 @@ def test_full_disk_is_one_error(arguments: list[str], unbuffered: str, speller: 
 
 
 class Terminal:
-    """A process in a terminal of its own, which it does not outlive."""
+    """A process in its own terminal, which ends when the terminal is closed."""
 
     def __init__(self, arguments: list[str]) -> None:
         self.screen, terminal = os.openpty()

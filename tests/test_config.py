@@ -1,4 +1,4 @@
-"""A configuration is right or is not made."""
+"""A configuration is valid, or it cannot be made."""
 
 import dataclasses
 import math

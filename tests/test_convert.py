@@ -1,4 +1,4 @@
-"""`gpt2spec convert`: what it says, what it leaves behind when it is stopped, and how little memory it takes."""
+"""`gpt2spec convert` says what it wrote, leaves nothing half written when it is stopped, and takes little memory."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_hashes_are_those_of_the_little_endian_values(source: Path) -> None:
 
 
 def test_verify_notices_a_weight_that_is_another(tmp_path: Path, source: Path) -> None:
-    """In a file that is as it was written; what was damaged since is refused before."""
+    """The file is as it was written; a file that was damaged afterwards is refused earlier."""
     hashes = convert(open_checkpoint(source), tmp_path / "gpt2.bin", "llmc")
     verify(tmp_path / "gpt2.bin", hashes)
     params = random_parameters()
@@ -280,7 +280,7 @@ through_all_formats(Path(sys.argv[2]), lambda to, bytes: print(to, bytes - start
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_converting_takes_little_more_memory_than_a_weight(tmp_path: Path) -> None:
-    """250 MB of weights, the largest 16 MB."""
+    """The weights have 250 MB, the largest 16 MB."""
     config = GPT2Config(n_layer=5, n_head=16, n_embd=1024, n_ctx=64, vocab_size=1000)
     assert count_parameters(config) * 4 > 250e6
     sources = [tmp_path / "small.bin", tmp_path / "large.bin"]

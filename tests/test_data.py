@@ -37,7 +37,7 @@ PROSE = "".join(f"Line {i} of a small text, with œ and 🦙 in it.\n\n" for i i
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A folder with three documents, one in a subfolder, and a file that is none."""
+    """A folder with three documents, one of them in a subfolder, and a file that is not a document."""
     folder = tmp_path / "corpus"
     (folder / "part").mkdir(parents=True)
     (folder / "a.txt").write_text("First document.\n" * 20, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is a document in every format, which split it goes to, and what is said of what is none."""
+"""Documents are found in every format and assigned to a split; errors say why a row is no document."""
 
 import bz2
 import csv
@@ -51,7 +51,7 @@ ALL = PrepareOptions(val_fraction=0)
 
 
 def write(folder: Path, name: str, texts: list[str]) -> Path:
-    """A file with some documents, in the format and compression that its name says."""
+    """Write documents to a file in the format and compression that its name says."""
     path, form = folder / name, name.split(".")[1]
     if form == "parquet":
         pyarrow.parquet.write_table(
@@ -71,7 +71,7 @@ def write(folder: Path, name: str, texts: list[str]) -> Path:
 
 
 def documents(folder: Path, split: str = "train") -> list[str]:
-    """The texts of a split, from its tokens: what follows each mark."""
+    """The texts of a split, decoded from the tokens after each `<|endoftext|>`."""
     dataset = open_prepared(folder)
     tokens = np.concatenate([np.empty(0, np.uint16), *getattr(dataset, split).shards])
     starts = np.flatnonzero(tokens == gpt2_tokenizer().end_of_text)
@@ -350,7 +350,7 @@ def test_validation_can_be_given(tmp_path: Path) -> None:
     st.floats(0.05, 0.95),
 )
 def test_by_position_validation_begins_at_a_line(texts: list[str], fraction: float) -> None:
-    """Against the rule by its words, on the text itself."""
+    """The result is compared with the documented rule, applied to the text itself."""
     tokenizer = gpt2_tokenizer()
     texts = [text for text in texts if text.strip()] or ["a"]
     ids = [token for text in texts for token in (tokenizer.end_of_text, *tokenizer.encode(text))]
@@ -377,7 +377,7 @@ TABLE = functools.cache(validation_tail._Table)
 
 
 def by_the_rule(texts: list[str], fraction: float) -> tuple[int, int]:
-    """Document and character at which validation begins."""
+    """The document and the character at which validation begins, by the documented rule."""
     target = round((1 - fraction) * sum(map(len, texts)))
     document = 0
     while document < len(texts) - 1 and target >= len(texts[document]):
@@ -391,7 +391,7 @@ def by_the_rule(texts: list[str], fraction: float) -> tuple[int, int]:
 
 
 def test_a_long_text_is_cut_where_its_text_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over windows and shards: with a line break far before the cut, near it, and none."""
+    """The text spans windows and shards, with a line break far before the cut, near it, or nowhere."""
     monkeypatch.setattr("gpt2spec.data.validation_tail._WINDOW", 50)
     words = " ".join(f"word{i} 🦙" for i in range(3000))
     for text in (f"a line\n{words}", words[:-900].replace(" word26", "\nword26") + words[-900:], words, "x" * 5000):

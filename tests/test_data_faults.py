@@ -1,4 +1,4 @@
-"""Whatever happens while text is prepared, or to its shards: the right result, or a clear error."""
+"""Whatever happens to a preparation or its shards, the result is right or the error is clear."""
 
 import importlib
 import os
@@ -44,7 +44,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class StopsAfter(type(gpt2_tokenizer())):  # type: ignore[misc]
-    """GPT-2's tokenizer, until it has encoded some texts."""
+    """GPT-2's tokenizer, which fails after it has encoded some texts."""
 
     def __init__(self, texts: int) -> None:
         self.__dict__.update(gpt2_tokenizer().__dict__)
@@ -160,14 +160,14 @@ def test_after_a_bad_row_the_work_goes_on_with_skip_bad(tmp_path: Path) -> None:
 
 
 def prepare_slowly(corpus: str, out: str) -> None:
-    """In a process of its own: every text is a piece of work, after many of which it is noted how far it is."""
+    """Prepare text in its own process, one text at a time, writing the journal often."""
     MODULE.JOURNAL_SECONDS = 0.02
     parallel.BATCH_CHARACTERS = 1
     prepare([Path(corpus)], Path(out), OPTIONS)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
-    """Over an older preparation, which stays whole until the new one takes its place."""
+    """An older preparation stays complete until the new one replaces it."""
     out, slowly = tmp_path / "out", ("test_data_faults", "prepare_slowly", corpus)
     choose, kills, ends = random.Random(time.time_ns()), 0, 0
     with victims(tmp_path, "test_data_faults") as processes:
@@ -197,7 +197,7 @@ def test_a_folder_is_prepared_by_one_process_at_a_time(corpus: Path, tmp_path: P
 
 @pytest.fixture
 def small_disk() -> Iterator[None]:
-    """Files may have no more than 100 kB."""
+    """Limit files to 100 kB."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_flipped_byte_anywhere_is_found(corpus: Path, tmp_path: Path) -> None:
-    """In a shard by `verify`, at the latest; in the manifest, unless it is white space, when that is read."""
+    """`verify` or something earlier finds it in a shard; reading the manifest finds it there, except in white space."""
     out = tmp_path / "out"
     prepare([corpus], out, OPTIONS)
     good, choose = contents(out), random.Random(0)
@@ -292,7 +292,7 @@ def test_a_shard_cut_off_anywhere_is_found_when_it_is_opened(corpus: Path, tmp_p
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
-    """One line of 28 MB, held nowhere whole: read, encoded and cut in less than that beyond what Python takes."""
+    """A line of 28 MB is never held whole: reading, encoding and dividing it take less memory than that."""
     (tmp_path / "x.txt").write_bytes(b"a word and " * 2_500_000)
     program = (
         "import sys, resource\nfrom pathlib import Path\nfrom gpt2spec.data import prepare, PrepareOptions\n"

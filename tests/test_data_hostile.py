@@ -1,4 +1,4 @@
-"""Sources that somebody strange made: the right documents, or one clear message."""
+"""Strange sources give the right documents or one clear message."""
 
 import io
 import os
@@ -18,7 +18,7 @@ ALL = PrepareOptions(val_fraction=0)
 
 
 def documents(folder: Path) -> list[str]:
-    """The texts that are trained on."""
+    """The texts of the training split."""
     tokenizer = byte_tokenizer()
     tokens = np.concatenate(open_prepared(folder).train.shards)
     starts = np.flatnonzero(tokens == tokenizer.end_of_text)
@@ -104,7 +104,7 @@ def test_a_file_s_name_may_be_any_bytes(tmp_path: Path) -> None:
 
 
 def test_links_in_a_folder(tmp_path: Path) -> None:
-    """Those to files are followed, those to folders are not, so that none is read for ever."""
+    """Links to files are followed; links to folders are not, so that reading always ends."""
     folder = tmp_path / "in"
     folder.mkdir()
     (tmp_path / "elsewhere.txt").write_text("elsewhere")

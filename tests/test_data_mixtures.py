@@ -1,4 +1,4 @@
-"""Several sets as one, and token files of other programs."""
+"""Several data sets are read as one, and so are token files of other programs."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ from gpt2spec.tokenizer import byte_tokenizer, gpt2_tokenizer
 
 
 def numbered(*sizes: int) -> list[Tokens]:
-    """Sets whose tokens are their places: of set i, from 1000 i on."""
+    """Data sets whose tokens are their places: those of set i count from 1000 i."""
     return [Tokens((np.arange(1000 * i, 1000 * i + size, dtype=np.uint16),), 1 << 16) for i, size in enumerate(sizes)]
 
 
@@ -209,7 +209,7 @@ def test_a_pickle_is_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_ten_thousand_million_tokens_are_shuffled_in_no_space_and_no_time(tmp_path: Path) -> None:
-    """Sparse files, five of 2 * 10^9 tokens, that take no room on the disk."""
+    """There are five sparse files of 2 * 10^9 tokens, which take no space on the disk."""
     for i in range(5):
         with (tmp_path / f"web_train_{i:06d}.bin").open("wb") as file:
             file.write(header(2_000_000_000))

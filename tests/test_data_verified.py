@@ -26,7 +26,7 @@ QUICK = ["--preset", "test", "--context", "8", "--batch-size", "2", "--steps", "
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six shards."""
+    """A prepared folder with six shards."""
     (tmp_path / "x.txt").write_text("".join(f"line {n} of the text\n" for n in range(260)))
     prepare([tmp_path / "x.txt"], tmp_path / "data", PrepareOptions(shard_tokens=1000), tokenizer=byte_tokenizer())
     assert len(list((tmp_path / "data").glob("*.bin"))) == 6
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def damage(shard: Path) -> None:
-    """Another token, of the vocabulary."""
+    """Replace a token by another one of the vocabulary."""
     data = bytearray(shard.read_bytes())
     data[-2] ^= 1
     shard.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The loop over the cache: tokens are those of the whole text, whatever else is computed beside them."""
+"""Decoding with a cache gives the tokens of decoding without one, whatever else is in the batch."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ def tokens_of(found: list[Generation]) -> list[list[int]]:
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_tokens_are_those_of_the_whole_text_one_by_one(options: str) -> None:
-    """Across the boundaries of the cache's buckets, for prompts of different lengths in one batch."""
+    """Prompts of different lengths in one batch cross the boundaries of the cache's buckets."""
     found = GENERATOR.generate(PROMPTS, max_new_tokens=70, **OPTIONS[options])
     assert len(set(map(tuple, tokens_of(found)))) == len(PROMPTS)
     for number, (prompt, generation) in enumerate(zip(PROMPTS, found, strict=True)):
@@ -55,7 +55,7 @@ def test_a_context_of_any_size_can_be_filled(n_ctx: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 8, 9, 31, 33, 63, 64, 65, 127, 128, 129, 149])
 def test_a_prompt_of_any_length_is_read_in_one_pass(length: int) -> None:
-    """At and around the boundaries of the cache's buckets."""
+    """The lengths are at and around the boundaries of the cache's buckets."""
     prompt = [(7 * i) % 37 for i in range(length)]
     (found,) = GENERATOR.generate([prompt], max_new_tokens=1, temperature=0.0, alternatives=3)
     expected = log_probabilities(SMALL.logits_after(prompt))
@@ -65,7 +65,7 @@ def test_a_prompt_of_any_length_is_read_in_one_pass(length: int) -> None:
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
 def test_a_text_does_not_depend_on_its_batch(batch_size: int, samples: int) -> None:
-    """Nor on texts beside it that end early, so that rows are dropped."""
+    """It does not depend on texts that end earlier either, whose rows are dropped."""
     lengths = set()
     for options in ({"temperature": 0.0}, {"seed": 1, "top_p": 0.9}):
         settings: dict[str, Any] = {"max_new_tokens": 30, "samples": samples, **options}
@@ -83,7 +83,7 @@ def test_a_text_does_not_depend_on_its_batch(batch_size: int, samples: int) -> N
 
 
 def test_many_rows_that_stop_one_after_the_other_go_on_as_they_would_alone() -> None:
-    """The batch shrinks more than once, and never moves a row onto another's place."""
+    """The batch shrinks more than once, and no row takes the place of another that still grows."""
     prompts = [[i, 36 - i, i] for i in range(16)]
     free = tokens_of(GENERATOR.generate(prompts, max_new_tokens=40, seed=2))
     stop = int(np.bincount(np.concatenate(free)).argmax())
@@ -201,7 +201,7 @@ def test_equal_prompts_are_read_once() -> None:
 
 
 def test_no_program_is_made_twice() -> None:
-    """One for each bucket and number of rows, whatever the prompts, the seed and how much is asked for.
+    """There is one for each bucket and number of rows, whatever the prompts, the seed and the number of new tokens.
 
     Prompts are read in passes of 8, 16, 32, 64 tokens, and of multiples of 64 from there on.
     """
@@ -225,7 +225,7 @@ def test_no_program_is_made_twice() -> None:
 
 
 def test_log_probabilities_are_the_models_own() -> None:
-    """Before any penalty, temperature or filter, and whatever was chosen."""
+    """They are taken before any penalty, temperature or filter, whatever token was chosen."""
     for options in OPTIONS.values():
         settings = {**options, "max_new_tokens": 12, "alternatives": 4}
         for prompt, found in zip(PROMPTS, GENERATOR.generate(PROMPTS, **settings), strict=True):

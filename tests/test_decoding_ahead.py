@@ -1,4 +1,4 @@
-"""Tokens chosen on the device and looked at later, and texts that are longer than the context."""
+"""Tokens are chosen on the device and copied later; texts may be longer than the context."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ DEVICE = Generator(asynchronous(create(dtype="float64")), CONFIG, PARAMS)
 NARROW = {n_ctx: Model(CONFIG.replace(n_ctx=n_ctx, n_layer=1)) for n_ctx in (1, 2, 3, 9, 70)}
 
 
-def alike(found: list[Generation], expected: list[Generation]) -> None:
-    """The same to the last token, probabilities to rounding."""
+def assert_equal_texts(found: list[Generation], expected: list[Generation]) -> None:
+    """Assert that all tokens are equal, and probabilities up to rounding."""
     for one, other in zip(found, expected, strict=True):
         assert (one.prompt, one.sample, one.finish_reason) == (other.prompt, other.sample, other.finish_reason)
         assert one.tokens == other.tokens
@@ -41,28 +41,28 @@ def collected(generator: Generator, pieces: Iterator[Piece], **options: Any) -> 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_tokens_chosen_on_the_device_are_those_the_host_chooses(options: str) -> None:
-    """While nobody looks, buckets are crossed; streaming looks at each token."""
+    """The look-ahead crosses buckets; streaming copies each token."""
     wanted = {**OPTIONS[options], "max_new_tokens": 2 * AHEAD + 6}
     expected = HOST.generate(PROMPTS, **wanted)
-    alike(DEVICE.generate(PROMPTS, **wanted), expected)
-    alike(collected(DEVICE, DEVICE.stream(PROMPTS, **wanted), **wanted), expected)
+    assert_equal_texts(DEVICE.generate(PROMPTS, **wanted), expected)
+    assert_equal_texts(collected(DEVICE, DEVICE.stream(PROMPTS, **wanted), **wanted), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, AHEAD - 1, AHEAD, AHEAD + 1, 70])
 def test_any_number_of_tokens_can_be_chosen_on_the_device(count: int) -> None:
-    alike(DEVICE.generate(PROMPTS, max_new_tokens=count), HOST.generate(PROMPTS, max_new_tokens=count))
+    assert_equal_texts(DEVICE.generate(PROMPTS, max_new_tokens=count), HOST.generate(PROMPTS, max_new_tokens=count))
 
 
 def test_the_device_fills_the_context_to_the_last_position() -> None:
     for length in (80, 140, 149):
         wanted = {"max_new_tokens": 150 - length, "repetition_penalty": 1.1}
         prompts = [[length % 37] * length, [1, 2]]
-        alike(DEVICE.generate(prompts, **wanted), HOST.generate(prompts, **wanted))
+        assert_equal_texts(DEVICE.generate(prompts, **wanted), HOST.generate(prompts, **wanted))
 
 
 @pytest.mark.parametrize("options", ["greedy", "all"])
 def test_stop_tokens_count_wherever_in_the_look_ahead_they_come(options: str) -> None:
-    """What the device made after them is dropped, and the other rows go on as if nothing had been."""
+    """The tokens that the device chose after them are dropped, and the other rows are not affected."""
     prompts = [[i, 36 - i, i] for i in range(12)]
     wanted: dict[str, Any] = {**OPTIONS[options], "max_new_tokens": 2 * AHEAD + 9}
     free = [generation.tokens for generation in HOST.generate(prompts, **wanted)]
@@ -72,9 +72,9 @@ def test_stop_tokens_count_wherever_in_the_look_ahead_they_come(options: str) ->
     lengths = {len(generation.tokens) for generation in expected}
     assert len(lengths) > 3
     assert min(lengths) < AHEAD < max(lengths)
-    alike(DEVICE.generate(prompts, **wanted), expected)
-    alike(DEVICE.generate(prompts, batch_size=3, **wanted), expected)
-    alike(collected(DEVICE, DEVICE.stream(prompts, **wanted), **wanted), expected)
+    assert_equal_texts(DEVICE.generate(prompts, **wanted), expected)
+    assert_equal_texts(DEVICE.generate(prompts, batch_size=3, **wanted), expected)
+    assert_equal_texts(collected(DEVICE, DEVICE.stream(prompts, **wanted), **wanted), expected)
 
 
 def test_nothing_is_read_from_the_device_while_it_runs_ahead() -> None:
@@ -158,7 +158,7 @@ def test_weights_that_give_no_finite_logits_are_told_from_the_device_too(setting
 @pytest.mark.parametrize("device", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("n_ctx", NARROW)
 def test_texts_slide_on_from_the_last_half_of_the_context_when_it_is_full(n_ctx: int, device: bool) -> None:
-    """Prompts shorter than the context, as long, and longer; together, each as it would be alone."""
+    """Prompts are shorter than the context, as long, or longer; in one batch, each text is as it would be alone."""
     model = NARROW[n_ctx]
     generator = Generator(DEVICE.backend if device else EXACT, model.config, model.params)
     lengths = sorted({1, max(1, n_ctx // 2), max(1, n_ctx - 1), n_ctx, n_ctx + 1, 2 * n_ctx + 3})
@@ -194,7 +194,7 @@ def test_sliding_texts_do_not_depend_on_each_other(data: st.DataObject) -> None:
 
 
 def test_texts_are_read_again_only_when_the_context_is_full() -> None:
-    """Nine are read, of which the ninth gives one more: then the last four of ten, and so on after each five."""
+    """Nine tokens are read, and the ninth gives a tenth; then the last four are read, and so on after each five."""
     backend = Recording()
     generator = Generator(backend, NARROW[9].config, NARROW[9].params)
     for prompt, count, reads in [(4, 6, 1), (4, 7, 2), (4, 12, 2), (4, 13, 3), (9, 1, 1), (9, 2, 2), (10, 6, 1)]:

@@ -1,4 +1,4 @@
-"""Beam search: against all sequences there are, where the beams are enough to follow them all."""
+"""Beam search is compared with all possible sequences, with enough beams to follow them all."""
 
 import itertools
 from typing import Any
@@ -21,7 +21,7 @@ SEARCHES = Generator(EXACT, SMALL.config, SMALL.params)
 
 
 def every_sequence(prompt: list[int], count: int, stops: set[int], penalty: float) -> list[tuple[float, list[int]]]:
-    """All that could be said after a prompt, stop tokens included, and their scores, the best first."""
+    """All possible continuations of a prompt, including stop tokens, with their scores, the best first."""
     growing: list[tuple[float, list[int]]] = [(0.0, [])]
     found = []
     for _ in range(count):
@@ -115,7 +115,7 @@ def test_one_beam_is_greedy(stops: list[int]) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 8, 16])
 def test_a_search_does_not_depend_on_its_batch(batch_size: int) -> None:
-    """Nor on searches beside it that are done earlier."""
+    """It does not depend on searches that end earlier either."""
     wanted: dict[str, Any] = {"max_new_tokens": 40, "beams": 3, "samples": 2, "length_penalty": 0.7}
     free = SEARCHES.generate(PROMPTS, **wanted)
     wanted["stop_tokens"] = [free[2].tokens[4], free[6].tokens[20]]
@@ -147,7 +147,7 @@ def test_results_come_prompt_by_prompt_and_nothing_is_computed_after_the_last() 
 
 
 def after_two_steps(**options: Any) -> Search:
-    """Two beams over three tokens of which 0 ends a text: two of its texts are finished after two steps."""
+    """A search with two beams over three tokens, of which 0 ends a text; after two steps, two texts are finished."""
     search = Search(0, GenerateOptions(beams=2, stop_tokens=[0], max_new_tokens=9, **options), None)
     assert search.advance(np.log([[0.6, 0.3, 0.1]]), 0) == [0, 0]
     assert not search.done
@@ -221,14 +221,14 @@ def test_logits_that_are_not_finite_are_told_from_a_later_step_too() -> None:
 
 
 def as_it_grows(generation: Generation, prompt: list[int], options: GenerateOptions) -> tuple[str, str]:
-    """Text and finish reason that the same tokens have without a search; the stop token is 256."""
+    """The text and finish reason that the tokens have without a search; the stop token is 256."""
     text = GrowingText(0, 0, prompt, 0, options, BYTES)
     pieces = [text.add(Choice(token, 0.0)) for token in [*generation.tokens, 256] if not text.finished]
     return "".join([piece.text for piece in pieces]), str(pieces[-1].finish_reason)
 
 
 def test_stop_strings_end_beams_as_they_end_texts() -> None:
-    """All texts of two tokens are looked at, whichever letters end them; some ids are beyond the tokenizer's."""
+    """All texts of two tokens are tried, with any letter as the end; some ids are beyond the tokenizer's."""
     prompt, stop = BYTES.encode("a"), ["é", "b", "cd", "\ufffd\ufffd", "e<|"]
     options = GenerateOptions(max_new_tokens=2, beams=260, samples=260, stop=stop, stop_tokens=[256])
     found = generate(EXACT, TEXT.config, TEXT.params, [prompt], options, tokenizer=BYTES)
@@ -247,7 +247,7 @@ def test_stop_strings_end_beams_as_they_end_texts() -> None:
 
 
 def test_the_text_of_a_stop_token_is_no_text() -> None:
-    """Not even where it would complete a stop string."""
+    """It is not, even where it would complete a stop string."""
     search = Search(0, GenerateOptions(beams=2, samples=2, stop=["e<|"], stop_tokens=[256], max_new_tokens=3), BYTES)
     e, f = BYTES.encode("ef")
     logprobs = np.full((1, 257), -30.0)

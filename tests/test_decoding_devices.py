@@ -1,4 +1,4 @@
-"""Filters and tokens on every backend, in float32, against the host's in float64.
+"""Filters and tokens of every backend in float32 are compared with the host's in float64.
 
 A framework that is not installed skips its tests, except where the variable CI is "true": there it fails them.
 """
@@ -43,7 +43,7 @@ ENOUGH = 3e-5
 
 
 def some_logits() -> np.ndarray:
-    """Flat and peaked, with ties and without, float32 [9, 16]."""
+    """Logits, float32 [9, 16], that are flat or peaked, with and without ties."""
     z = np.random.default_rng(4).standard_normal((9, 16)) * np.array([[0.1, 1, 1, 2, 2, 3, 5, 8, 1]]).T
     z[[2, 4]] = np.round(z[[2, 4]])
     z[6] = np.round(z[6], 1)
@@ -69,7 +69,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     indirect=["backend"],
 )
 def test_filtered_probabilities_and_tokens_are_the_hosts(backend: Backend, name: str) -> None:
-    """Tokens too, but where the uniform number is within 1e-6 of where one token ends and another begins."""
+    """Tokens are equal, too, unless the uniform number is within 1e-6 of the border between two tokens."""
     z, options = np.tile(some_logits(), (40, 1)), GenerateOptions(**FILTERS[name])
     uniform = np.random.default_rng(5).random(len(z))
     uniform[:9] = 0.0
@@ -97,7 +97,7 @@ def test_probabilities_need_not_add_up_to_1(backend: Backend) -> None:
 
 
 def test_the_last_token_with_a_probability_is_drawn_by_the_largest_number(backend: Backend) -> None:
-    """Whatever the total is: 49 of them, from 1 to just below 2."""
+    """There are 49 totals, from 1 to just below 2."""
     totals = np.linspace(1.0, 2.0, 49, dtype=np.float32, endpoint=False)
     p = np.stack([0.5 * totals, 0.5 * totals, 0 * totals], 1)
     found = on_device.inverse_cdf(backend.ops, backend.put(p), backend.put(np.full(49, 1 - 2**-24)))
@@ -105,7 +105,7 @@ def test_the_last_token_with_a_probability_is_drawn_by_the_largest_number(backen
 
 
 def test_a_sum_that_grows_by_rounding_draws_no_token_without_probability(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As parallel sums may, which add up in another order at every place."""
+    """Parallel sums may grow so, because they add in another order at every place."""
     ops = EXACT.ops
     monkeypatch.setattr(ops, "cumulative_sum", lambda x, axis: np.array([[0.5, 0.5 + 1e-9, 1.0]]), raising=True)
     found = on_device.inverse_cdf(ops, np.array([[0.5, 0.0, 0.5]]), np.array([0.5]))
@@ -152,7 +152,7 @@ ASKED["all"] = {**OPTIONS["all"], "top_k": 9}
 
 @pytest.fixture(scope="module")
 def exact() -> dict[str, list[Generation]]:
-    """Every kind of choice, and a beam search; none of them hangs on rounding."""
+    """The exact results of every kind of choice and of a beam search, none of which depends on rounding."""
     generator = Generator(EXACT, MODEL.config, MODEL.params)
     found = {name: generator.generate(PROMPTS, max_new_tokens=20, **options) for name, options in ASKED.items()}
     for name, generations in found.items():
@@ -165,8 +165,8 @@ def exact() -> dict[str, list[Generation]]:
     return found
 
 
-def alike(found: list[Generation], expected: list[Generation]) -> None:
-    """The same tokens, and log-probabilities to float32's precision."""
+def assert_equal_texts(found: list[Generation], expected: list[Generation]) -> None:
+    """Assert that tokens are equal, and log-probabilities up to float32's precision."""
     for one, other in zip(found, expected, strict=True):
         assert one.tokens == other.tokens
         assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
@@ -180,17 +180,17 @@ def alike(found: list[Generation], expected: list[Generation]) -> None:
 def test_tokens_in_float32_are_those_in_float64(
     backend: Backend, device: bool, exact: dict[str, list[Generation]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the host chooses them or the backend's own operations, in a look-ahead or one by one."""
+    """The host or the backend's own operations choose them, with a look-ahead or one by one."""
     assert not backend.capabilities.asynchronous, "a CPU's results are there when a call returns"
     monkeypatch.setattr(backend, "capabilities", dataclasses.replace(backend.capabilities, asynchronous=device))
     generator = Generator(backend, MODEL.config, MODEL.params)
     for name, wanted in ASKED.items() if not device else [(name, ASKED[name]) for name in ("greedy", "plain", "all")]:
-        alike(generator.generate(PROMPTS, max_new_tokens=20, **wanted), exact[name])
+        assert_equal_texts(generator.generate(PROMPTS, max_new_tokens=20, **wanted), exact[name])
         pieces = list(generator.stream(PROMPTS, max_new_tokens=20, **wanted))
         streamed = [generator.collect(pieces[i::3], GenerateOptions()) for i in range(3)]
-        alike(streamed, exact[name])
+        assert_equal_texts(streamed, exact[name])
 
 
 def test_beams_in_float32_are_those_in_float64(backend: Backend, exact: dict[str, list[Generation]]) -> None:
     generator = Generator(backend, MODEL.config, MODEL.params)
-    alike(generator.generate(PROMPTS[:1], max_new_tokens=20, beams=3, samples=3), exact["beams"])
+    assert_equal_texts(generator.generate(PROMPTS[:1], max_new_tokens=20, beams=3, samples=3), exact["beams"])

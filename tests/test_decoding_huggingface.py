@@ -1,4 +1,4 @@
-"""Generation against Hugging Face's, with the same weights and in float64: token for token.
+"""Generation gives the tokens of Hugging Face's, with equal weights in float64.
 
 Nothing is downloaded. Where two candidates are within rounding of each other the tokens would prove nothing: such a
 margin fails the test.
@@ -20,7 +20,7 @@ OURS = Generator(EXACT, SMALL.config, SMALL.params)
 
 
 class Double:
-    """PyTorch, whose float32 is float64."""
+    """PyTorch with float64 in place of float32."""
 
     float = float32 = torch.float64
 
@@ -30,7 +30,7 @@ class Double:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """On matrices as small as these, threads only wait for each other."""
+    """Use one thread, because on such small matrices threads only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def their_scores_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their generation rounds logits and scores to float32 whatever the model computes in: here it does not."""
+    """Keep their logits and scores in float64, which their generation rounds to float32."""
     monkeypatch.setattr(transformers.generation.utils, "torch", Double())
 
 
@@ -83,13 +83,13 @@ def theirs(prompts: Sequence[Sequence[int]], count: int, **settings: Any) -> Any
 
 
 def until(stops: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """Tokens before the first stop token."""
+    """The tokens before the first stop token."""
     ends = [i for i, token in enumerate(tokens) if token in stops]
     return [int(token) for token in tokens[: min(ends, default=len(tokens))]]
 
 
 def margin(found: Sequence[Generation]) -> float:
-    """How far the two likeliest tokens are apart, at the step where they are nearest."""
+    """The smallest distance between the two likeliest tokens in any step."""
     steps = [alternatives for generation in found for alternatives in generation.alternatives or []]
     return min(first[1] - second[1] for first, second in steps)
 
@@ -98,7 +98,7 @@ def margin(found: Sequence[Generation]) -> float:
 
 
 def test_greedy_tokens_and_their_log_probabilities_are_those_of_hugging_face() -> None:
-    """Prompts of different lengths together, and one by itself up to the end of the context."""
+    """Prompts have different lengths in one batch; another continues alone to the end of the context."""
     out = theirs(PROMPTS, 70)
     found = OURS.generate(PROMPTS, temperature=0.0, max_new_tokens=70, alternatives=2)
     assert (nearest := margin(found)) > MARGIN, f"two tokens are {nearest} apart: choose other prompts"
@@ -152,7 +152,7 @@ def test_beams_and_scores_are_those_of_hugging_face(
     early_stopping: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without early stopping ours is what they call "never": their False ends by a guess where lengths count."""
+    """Our search without early stopping is their "never"; their False ends by a guess where lengths count."""
     (free,) = OURS.generate([PROMPTS[0]], beams=beams, max_new_tokens=24)
     ends = list(dict.fromkeys(free.tokens[9:]))[:stops]
     settings: dict[str, Any] = {"length_penalty": length_penalty, "max_new_tokens": 24}

@@ -1,4 +1,4 @@
-"""What can be asked of decoding: every setting is checked before anything runs."""
+"""Every option of decoding is checked before anything is computed."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""From logits to a token on the host: filters, the inverse CDF, and the penalty for repetition."""
+"""The host chooses a token from logits by filters, the inverse CDF, and the penalty for repetition."""
 
 from typing import Any
 
@@ -143,7 +143,7 @@ def test_filters_keep_the_smallest_set_of_the_likeliest(
 
 
 def by_sorting_all(z: np.ndarray, options: GenerateOptions) -> np.ndarray:
-    """The definition in its plainest form; no running sum may be within rounding of top-p."""
+    """The plainest form of the definition; no running sum may be within rounding of top-p."""
     order = np.argsort(-z, kind="stable")[: options.top_k]
     p = np.exp((z[order] - z.max()) / options.temperature)
     p /= np.exp((z - z.max()) / options.temperature).sum() if options.top_k is None else p.sum()
@@ -181,7 +181,7 @@ def test_sorting_only_the_likeliest_gives_what_sorting_all_gives(
     min_p: float | None,
     k: int | None,
 ) -> None:
-    """Flat and peaked, with and without ties, in vocabularies smaller and larger than the number that is sorted."""
+    """Logits are flat or peaked, with and without ties; vocabularies are smaller or larger than the sorted number."""
     z = spread * np.random.default_rng(seed).standard_normal(size)
     z = z if decimals is None else np.round(z, decimals)
     options = GenerateOptions(top_k=k, top_p=p, top_p_rule=rule, min_p=min_p, temperature=0.8)

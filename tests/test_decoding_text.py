@@ -1,4 +1,4 @@
-"""Text in and text out: stop strings, pieces as they come, and what a tokenizer has to do with it."""
+"""Prompts and results are text: stop strings end it, and pieces are decoded as they come."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ STOPS = st.lists(st.text("ab<é😀", min_size=1, max_size=4), max_size=3)
 
 
 def before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The definition: the text before the stop string that is complete first, of those the longest."""
+    """The text before the stop string that is complete first, by the definition; among several, the longest counts."""
     for end in range(1, len(text) + 1):
         ending = [stop for stop in stops if text[:end].endswith(stop)]
         if ending:
@@ -34,7 +34,7 @@ def before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 
 def grown(tokens: Sequence[int], tokenizer: Tokenizer = BYTES, **wanted: Any) -> tuple[list[Piece], Generation]:
-    """The pieces of a text whose tokens come as they are given, until it is finished."""
+    """The pieces of a text with the given tokens, until it is finished."""
     options = GenerateOptions(max_new_tokens=len(tokens), **wanted)
     text = GrowingText(0, 0, [1], 0, options, tokenizer)
     pieces = []
@@ -75,7 +75,7 @@ def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[s
 def test_a_text_ends_at_a_stop_string_with_the_token_that_completes_it(
     text: str, stops: list[str], stop_token: bool
 ) -> None:
-    """Characters, and so stop strings too, are spread over tokens of single bytes."""
+    """Characters, and so stop strings, are spread over tokens of single bytes."""
     tokens = BYTES.encode(text) + [BYTES.end_of_text] * stop_token
     if not tokens:
         return
@@ -94,7 +94,7 @@ def test_a_text_ends_at_a_stop_string_with_the_token_that_completes_it(
 
 @given(st.lists(st.sampled_from([39, 71, 68, 75, 78, 86, 256, 257, 258, 259, 260]), min_size=1, max_size=12))
 def test_a_stop_string_cuts_a_text_alike_however_it_is_split_into_tokens(tokens: list[int]) -> None:
-    """Of letters, and of longer tokens that begin or end in the middle of it."""
+    """Tokens are letters, or longer ones that begin or end within the stop string."""
     text = MERGED.decode(tokens)
     stops = ["llo", "ow", "hel" + "l" * 2]
     _, whole = grown(tokens, MERGED, stop=stops)
@@ -139,7 +139,7 @@ def test_a_stop_string_in_the_end_of_a_text_that_breaks_off_is_found() -> None:
 
 
 def test_a_generated_text_is_cut_before_a_stop_string() -> None:
-    """As `generate` gives it, for several texts together: each ends at its own first occurrence."""
+    """Several texts are generated in one batch, and each ends at its own first occurrence."""
     prompts = ["one", "two", "three"]
     free = TEXTS.generate(prompts, max_new_tokens=60, top_k=20, samples=2)
     texts = [generation.text or "" for generation in free]
@@ -199,7 +199,7 @@ def test_a_character_comes_when_its_last_byte_does() -> None:
 
 @given(st.lists(st.integers(0, 259), min_size=1, max_size=20))
 def test_ids_beyond_the_tokenizers_are_unknown_characters(tokens: list[int]) -> None:
-    """They break off a character that is incomplete, as anything does that does not go on with it."""
+    """They end an incomplete character, as any token does that does not continue it."""
     pieces, whole = grown(tokens)
     assert whole.text == decoded(tokens)
     assert "".join(piece.text for piece in pieces) == whole.text
@@ -207,7 +207,7 @@ def test_ids_beyond_the_tokenizers_are_unknown_characters(tokens: list[int]) -> 
 
 
 def decoded(tokens: list[int]) -> str:
-    """The text of ids that the tokenizer knows and of others, run by run."""
+    """The text of known and unknown ids, decoded run by run."""
     runs = [(unknown, list(run)) for unknown, run in itertools.groupby(tokens, lambda token: token > 256)]
     return "".join("\ufffd" * len(run) if unknown else BYTES.decode(run) for unknown, run in runs)
 

@@ -1,4 +1,4 @@
-"""The model that comes with the package."""
+"""The model that comes with the package has learned something."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_it_is_small() -> None:
 
 
 def test_it_knows_how_novels_read() -> None:
-    """Far better than guessing by frequency, 6.55 nats a token; and order counts."""
+    """It is far better than guessing by frequency, 6.55 nats a token, and the order of words matters to it."""
     reader = open_checkpoint("demo")
     ids = np.array([tokenizer_of(reader).encode(PROSE)])
     config, params, numpy = reader.config, reader.params(), gpt2spec.load_backend("numpy")

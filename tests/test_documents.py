@@ -159,7 +159,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_backend_of_the_tutorial_works(tmp_path: Path) -> None:
-    """Its code is what `gpt2spec new-backend` writes; installed without pip; then its own check is run."""
+    """The tutorial's code is what `gpt2spec new-backend` writes. It is installed without pip, and its check is run."""
     project = new_backend("mychip", tmp_path / "gpt2spec-mychip")
     for block in blocks(TUTORIAL, "python"):
         if match := re.match(r"# (src/gpt2spec_mychip/\w+\.py)\n", block):

@@ -41,7 +41,7 @@ def modules_of(folder: Path) -> list[Path]:
 
 
 def imports(source: str, package: str = "") -> Iterator[str]:
-    """Dotted names of everything a module imports, anywhere in it: `from a import b` is `a.b`."""
+    """The dotted names of all imports anywhere in a module; `from a import b` is `a.b`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -122,7 +122,7 @@ def test_conformance_reaches_backends_only_as_plugins(path: Path) -> None:
 
 
 def loaded_by(*arguments: str) -> set[str]:
-    """Top-level packages that a fresh Python imports, as its own `-X importtime` reports them."""
+    """The top-level packages that a new Python process imports, as `-X importtime` reports."""
     command = [sys.executable, "-X", "importtime", *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr

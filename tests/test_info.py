@@ -1,4 +1,4 @@
-"""Counts, arithmetic and memory are the published or derived ones, in `gpt2spec.costs` and on the screen."""
+"""Counts, operations and memory are the published or derived ones, in `gpt2spec.costs` and in the command's output."""
 
 import json
 

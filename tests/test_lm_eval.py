@@ -1,4 +1,4 @@
-"""lm-eval with our model gives what it gives with Hugging Face's, and what our own tasks give, on the same weights."""
+"""With equal weights, lm-eval gives the same results with our model, with Hugging Face's, and in our own tasks."""
 
 import gzip
 import json
@@ -53,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No network, and caches of this test's own."""
+    """Forbid the network, and use new caches."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HF_HOME", "HF_DATASETS_CACHE", "LM_HARNESS_CACHE_PATH"):
             patch.setenv(name, str(tmp_path_factory.mktemp("cache")))
@@ -64,7 +64,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configurations of four tasks over local files, as lm-eval's own of the kind."""
+    """The configurations of four tasks over local files, like lm-eval's own."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
     lambada = write_sample("lambada", folder) / "lambada_test.jsonl"
@@ -120,7 +120,7 @@ def write(folder: Path, name: str, data: str, **config: Any) -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(checkpoint: Path, tasks: Path, offline: None) -> Any:
-    """What lm-eval says of a model in all four tasks."""
+    """lm-eval's results for a model in all four tasks."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -137,7 +137,7 @@ def evaluated(checkpoint: Path, tasks: Path, offline: None) -> Any:
 
 @pytest.fixture(scope="module")
 def theirs(evaluated: Any, checkpoint: Path, tasks: Path) -> dict[str, Any]:
-    """Of Hugging Face's model with Hugging Face's tokenizer."""
+    """lm-eval's results with Hugging Face's model and tokenizer."""
     from lm_eval.models.huggingface import HFLM
     from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
@@ -241,7 +241,7 @@ def test_a_tokenizer_can_be_named_where_the_checkpoint_does_not_say_it(checkpoin
 
 
 class Asked:
-    """What lm-eval hands over."""
+    """A request as lm-eval passes it."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args

@@ -1,4 +1,4 @@
-"""Metrics are those of the field: equal to its own packages on random and real texts, and to worked examples."""
+"""Metrics equal those of the field's packages on random and real texts, and worked examples."""
 
 import math
 import random

@@ -69,7 +69,7 @@ def test_project_is_named_after_the_backend(
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one line in which `gpt2spec new-backend` refuses."""
+    """The one line with which `gpt2spec new-backend` refuses."""
     assert main(["new-backend", *map(str, arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -126,9 +126,9 @@ def test_folder_that_cannot_be_made_is_refused(
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:  # noqa: F811
-    """A fresh environment with gpt2spec's wheel, its commands first on the path.
+    """A new environment with gpt2spec's wheel, whose commands come first on the path.
 
-    Dependencies are this environment's, found after its own packages: nothing is downloaded.
+    Dependencies are found in this environment, so nothing is downloaded.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
@@ -149,13 +149,13 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def shell(lines: str, cwd: Path) -> str:
-    """What commands print; each must succeed."""
+    """The output of commands, each of which must succeed."""
     return run("sh", "-e", "-c", lines, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def transcript(environment: Path) -> str:
-    """What the commands of the tutorial print, up to the training of the installed backend."""
+    """The output of the tutorial's commands, up to training with the installed backend."""
     (commands,) = re.findall(r"^```sh\n(.*?)^```", TUTORIAL, flags=re.MULTILINE | re.DOTALL)
     return shell(commands, environment)
 

@@ -144,7 +144,7 @@ def evaluate(backend: NumpyBackend, function: Callable[..., Any], case: Case) ->
 
 
 def rounded(case: Case) -> Case:
-    """The same with values that float32 has exactly."""
+    """The case with its values rounded to float32."""
     arrays = [np.asarray(x.astype(np.float32).astype(np.float64)) for x in case.arrays]
     return Case(arrays, case.constants, case.settings, case.budget)
 
@@ -397,7 +397,7 @@ def test_metrics_and_dumped_weights_stay_when_the_state_is_updated(probe: MakeWe
 
 
 def test_a_shared_tensor_gets_the_sum_of_its_gradients() -> None:
-    """The tape adds in place: to its own arrays only."""
+    """The tape adds in place, but only to its own arrays."""
     x = normal(4, 6)
     ones = (normal(6, 6, seed=1), normal(6, seed=2))
 
@@ -439,7 +439,7 @@ def test_gradients_that_begin_as_one_array_do_not_run_into_each_other(shared: in
 
 
 class Decoder:
-    """A cache that is fed by rows at their own positions."""
+    """A cache whose rows are at different positions."""
 
     def __init__(self, backend: NumpyBackend, params: HostParams, rows: int, capacity: int) -> None:
         self.backend, self.params = backend, backend.load_params(params)
@@ -457,7 +457,7 @@ class Decoder:
 def test_prompt_and_single_steps_give_the_logits_of_the_whole(
     make_weights: MakeWeights, batch: Batch, backend: NumpyBackend, prompt: int
 ) -> None:
-    """At every position up to the last of the context, looking at ever more of the cache."""
+    """They agree at every position of the context, while ever more of the cache is read."""
     params, (tokens, _) = make_weights(CONFIG), batch(CONFIG, 2, 24)
     feed = Decoder(backend, params, rows=2, capacity=24)
     found = [feed(tokens[:, :prompt], [0, 0], prompt)]
@@ -491,7 +491,7 @@ def test_rows_at_different_positions_and_padding_do_not_matter(
 
 
 def test_slots_beyond_a_row_are_invisible(probe: MakeWeights, batch: Batch) -> None:
-    """Whatever a cache holds from another text, and however much of it is looked at."""
+    """A cache may hold anything from another text, and any part of it may be read."""
     params, (tokens, _) = probe(CONFIG), batch(CONFIG, 2, 24)
     fresh, stale = (Decoder(REFERENCE, params, rows=2, capacity=24) for _ in range(2))
     stale(tokens[::-1], [0, 0], 24)
@@ -553,7 +553,7 @@ def test_nothing_is_dropped_without_a_key_or_a_rate(backend: NumpyBackend) -> No
 
 
 def dropout_masks(config: GPT2Config, seed: int, step: int) -> dict[tuple[Any, ...], np.ndarray]:
-    """The uniform numbers of every dropout in one forward pass, by their key."""
+    """The uniform numbers of every dropout in one forward pass, with their keys."""
     seen: dict[tuple[Any, ...], np.ndarray] = {}
 
     class Recorder(FastNumpyOps):
@@ -571,7 +571,7 @@ def dropout_masks(config: GPT2Config, seed: int, step: int) -> dict[tuple[Any, .
 
 
 def test_every_site_layer_step_and_seed_drops_for_itself() -> None:
-    """The embedding sum, and in each layer the attention's weights and both residual branches."""
+    """The sites are the embedding sum, and in each layer the attention's weights and both residual branches."""
     config = CONFIG.replace(dropout=0.1, attn_dropout=0.1)
     masks = [m for key in ((1, 1), (1, 2), (2, 1), (2**40, 1)) for m in dropout_masks(config, *key).values()]
     assert [m.shape for m in masks[:7]] == [(2, 9, 16), *[(2, 2, 9, 9), (2, 9, 16), (2, 9, 16)] * 2]

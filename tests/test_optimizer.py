@@ -1,4 +1,4 @@
-"""AdamW, clipping and the learning rate's course, against what the textbook says."""
+"""AdamW, clipping and the learning-rate schedule agree with the textbook."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ MODES = pytest.mark.parametrize("mode", ["fast", "reference"])
 
 
 def synthetic_gradients(steps: int, scale: float = 1.0, seed: int = 0) -> list[HostParams]:
-    """Of all sizes from 1e-14 to 1e2, in every tensor; some entries change sign from step to step."""
+    """Gradients of all sizes from 1e-14 to 1e2 in every tensor; some entries change sign from step to step."""
     r = np.random.default_rng(seed)
 
     def draw(shape: tuple[int, ...]) -> np.ndarray:
@@ -57,7 +57,7 @@ def run(backend: Any, adamw: AdamW, gradients: list[HostParams], lrs: list[float
 
 
 def textbook(adamw: AdamW, gradients: list[HostParams], lrs: list[float], first: int = 1) -> Any:
-    """Loshchilov & Hutter's algorithm 2, a number at a time, in plain Python floats."""
+    """Loshchilov & Hutter's algorithm 2 for single numbers, in plain Python floats."""
     params = {name: array.astype(float).ravel().tolist() for name, array in weight_set("probe", CONFIG).items()}
     m = {name: [0.0] * len(values) for name, values in params.items()}
     v = {name: [0.0] * len(values) for name, values in params.items()}
@@ -78,7 +78,7 @@ def textbook(adamw: AdamW, gradients: list[HostParams], lrs: list[float], first:
 
 
 def assert_same(state: Any, expected: Any, rtol: float) -> None:
-    """Element by element: each is a sum of few terms, and small ones matter as much as large ones."""
+    """Compare element by element, because each is a sum of few terms, and small ones matter as much as large ones."""
     start = weight_set("probe", CONFIG)
     for part, trees in expected.items():
         for name, values in trees.items():
@@ -178,7 +178,7 @@ def test_decay_by_name_is_decay_by_rank(decay: Any) -> None:
 @MODES
 @pytest.mark.parametrize("decay", ["all", "matrices"])
 def test_decay_shrinks_each_weight_by_lr_lambda_and_nothing_else(mode: str, decay: Any) -> None:
-    """Decoupled: with a gradient of zero it does not touch the moments."""
+    """It is decoupled: with a gradient of zero, the moments do not change."""
     grads = {weight.name: np.zeros(weight.shape) for weight in weight_table(CONFIG)}
     adamw = AdamW(weight_decay=0.25, decay=decay, clip=1.0)
     state, norms = run(create(dtype="float64", mode=mode), adamw, [grads], [0.5])

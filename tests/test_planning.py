@@ -1,4 +1,4 @@
-"""What `gpt2spec info --devices` estimates, beside what small cases are measured to take."""
+"""The estimates of `gpt2spec info --devices` are compared with measurements of small cases."""
 
 import json
 import os
@@ -162,9 +162,9 @@ print(json.dumps(found))
 
 
 def test_memory_and_traffic_of_two_xla_devices(tmp_path: Path) -> None:
-    """XLA says what its programs need; a CPU's keep more than they must, so temporary memory has a wide margin.
+    """XLA reports the memory of its programs. On a CPU they keep more than they need, so the margin is wide.
 
-    Their text says what they send. "sharded" is XLA's own choice of weights and activations.
+    The text of a program shows what it sends. With "sharded", XLA chooses between weights and activations.
     """
     pytest.importorskip("jax")
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}

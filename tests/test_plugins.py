@@ -1,4 +1,4 @@
-"""Plugins are found through real installed distributions, and one that is broken harms no other."""
+"""Plugins are found through real installed distributions, and a broken one does not affect others."""
 
 import sys
 import textwrap
@@ -24,7 +24,7 @@ CARD = """
 
 
 def card(name: str, **fields: object) -> str:
-    """Source of a plugin whose backend has this name card."""
+    """The source of a plugin whose backend has this description."""
     fields = {"summary": "a test", "factory": "gpt2spec_numpy.backend:create", "api_version": 2, **fields}
     arguments = "".join(f", {key}={value!r}" for key, value in fields.items())
     return CARD.format(returned=f"BackendInfo(name={name!r}{arguments})")

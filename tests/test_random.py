@@ -1,4 +1,4 @@
-"""Streams of random numbers: the same bits for the same key, others for every other."""
+"""Streams of random numbers have equal bits for equal keys, and different bits for different keys."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ INDEX = st.lists(st.integers(0, 10**6), max_size=3)
 
 
 def test_the_key_is_as_specified() -> None:
-    """BLAKE2b, 16 bytes, little endian, of purpose/seed/index: whoever writes this elsewhere gets the same bits."""
+    """The key is BLAKE2b, 16 bytes, little endian, of purpose/seed/index, so that others can get the same bits."""
     assert (
         stream_key(0, "sampling", 3).to_bytes(16, "little").hex() == "9a8285f6a2ebc1c4ec58cb7f2bf89427"
     )  # of "sampling/0/3"
@@ -48,7 +48,7 @@ def test_fewer_numbers_are_the_beginning_of_more() -> None:
 
 
 def test_a_uniform_number_is_the_same_in_float32_and_less_than_1_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounding would make 1 of what is nearly 1, a number that no running sum of probabilities exceeds."""
+    """Otherwise a number just below 1 could be rounded to 1, which no running sum of probabilities exceeds."""
     x = uniforms(7, "x", count=1000)
     assert (x.astype(np.float32) == x).all()
     largest = type(

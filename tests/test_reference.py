@@ -50,7 +50,7 @@ MakeWeights = Callable[[GPT2Config], HostParams]
 
 
 class HuggingFace:
-    """Their model with our weights, and what comes out of its parts."""
+    """Their model with our weights, and the outputs of its modules."""
 
     def __init__(self, config: GPT2Config, params: HostParams) -> None:
         theirs = transformers.GPT2Config(
@@ -79,7 +79,7 @@ class HuggingFace:
         return out.detach().numpy(), loss.item(), grads
 
     def taps(self, tokens: np.ndarray) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
-        """The outputs of each layer's parts, and `hidden_states`."""
+        """The outputs of attention and MLP in each layer, and `hidden_states`."""
         found: list[dict[str, np.ndarray]] = []
 
         def keep(layer: int, name: str) -> Callable[..., None]:
@@ -150,7 +150,7 @@ def loss_of(config: GPT2Config, params: HostParams, tokens: np.ndarray, targets:
 
 
 def slope(config: GPT2Config, params: HostParams, direction: HostParams, *batch: np.ndarray) -> float:
-    """Central differences along a direction, with the error of order h^2 removed (Richardson)."""
+    """The slope along a direction by central differences, with the error of order h^2 removed (Richardson)."""
 
     def difference(h: float) -> float:
         ahead, behind = (
@@ -162,7 +162,7 @@ def slope(config: GPT2Config, params: HostParams, direction: HostParams, *batch:
 
 
 def test_gradients_are_the_slopes_of_the_loss(make_weights: MakeWeights, batch: Batch) -> None:
-    """Along a direction through all weights, and for two entries of every weight."""
+    """They are tested along a direction through all weights, and for two entries of every weight."""
     params = {name: array.astype(np.float64) for name, array in make_weights(BASE).items()}
     tokens, targets = batch(BASE, 2, 6)
     _, gradients = loss_and_gradients(REFERENCE, BASE, params, tokens, targets)
@@ -356,7 +356,7 @@ def test_whole_numbers_of_two_dtypes_do_not_mix() -> None:
 @pytest.mark.parametrize("mix", ["+", "-", "*", "/", "where", ">"])
 @pytest.mark.parametrize("wide", [SCALAR, SCALAR[()], np.float64(2)], ids=["0-d", "indexed", "NumPy number"])
 def test_a_float64_number_is_not_weak(mix: str, wide: Any) -> None:
-    """NumPy promotes by it, and other frameworks do not."""
+    """NumPy would promote by it, and other frameworks would not."""
     for a, b in ((A["float32"], wide), (wide, A["float32"])):
         if mix == "where" and a is wide:
             continue
@@ -404,7 +404,7 @@ def primitives(ops: TensorOps) -> Iterator[tuple[str, Callable[[Any], Any]]]:
 
 @pytest.mark.parametrize("name", dict(primitives(REFERENCE.ops)))
 def test_primitives_and_their_gradients_keep_dtype_and_strictness(name: str) -> None:
-    """And the gradients are the slopes."""
+    """The gradients are also the slopes."""
     backend = create(dtype="float32", mode="reference")
     function = dict(primitives(backend.ops))[name]
     x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The same run on every backend: the same curve, and the same end after an interruption."""
+"""A run on every backend has the same curve, and the same end after an interruption."""
 
 import importlib.util
 import json

@@ -42,7 +42,7 @@ def requests() -> list[Likelihood]:
 
 
 def expected(params: HostParams, request: Likelihood) -> Likely:
-    """By the definition: the logits at every position, in float64."""
+    """The likelihoods by the definition, from the logits at every position in float64."""
     backend = gpt2spec.load_backend("numpy", dtype="float64")
     tokens = [*request.context, *request.target][-(CONFIG.n_ctx + 1) :]
     logits = gpt2spec.logits(backend, CONFIG, params, [tokens[:-1]])[0]
@@ -161,7 +161,7 @@ def test_document_is_cut_at_its_end_and_the_prompt_kept() -> None:
 
 
 class Counting(Model):
-    """The real model, which counts what it is asked, and can be interrupted."""
+    """The real model, which counts its requests and can be interrupted."""
 
     asked = 0
     patience = 10**9

@@ -1,4 +1,4 @@
-"""Every task reads its dataset's form, asks what its protocol says, and scores right answers right."""
+"""Every task reads its dataset's format, makes the requests of its protocol, and scores right answers as right."""
 
 import json
 import math
@@ -31,7 +31,7 @@ NAMES = [info.name for info in TASKS]
 
 
 class Oracle:
-    """A model that knows what it is to say: likelihoods by a rule of the target's text, continuations by the prompt."""
+    """A model with known answers: likelihoods by a rule of the target's text, and continuations by the prompt."""
 
     def __init__(self, likes: Callable[[str, str], float] = lambda *_: -1.0, says: Callable[[str], str] = str) -> None:
         self.likes, self.says = likes, says
@@ -60,7 +60,7 @@ def values(result: Result) -> dict[str, float]:
 
 
 def prompts(name: str, folder: Path) -> list[list[tuple[str, str]]]:
-    """What is asked about each example, as (context, target), or (prompt, "")."""
+    """The requests about each example, as (context, target) or (prompt, "")."""
     task, reader = load_task(name), Reader(gpt2_tokenizer(), 1024, 1024)
     asked = [task.requests(example, reader) for example in task.read(write_sample(name, folder))]
     decode = reader.tokenizer.decode
@@ -409,7 +409,7 @@ CARD = "TaskInfo({name!r}, 'a test', 'words', {factory!r})"
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A registry with one plugin module of the given source; the module is forgotten afterwards."""
+    """A registry with one plugin module of the given source, which is unloaded afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def make(returned: str) -> PluginRegistry:

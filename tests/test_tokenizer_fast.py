@@ -1,4 +1,4 @@
-"""fastokens gives tiktoken's ids, or is found out."""
+"""fastokens gives tiktoken's ids, and a difference is detected."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def unchecked(tokenizer: Tokenizer) -> FastEncoder:
-    """One that does not look at what tiktoken says."""
+    """An encoder that does not compare with tiktoken."""
     encoder = FastEncoder(tokenizer)
     encoder._batches = itertools.repeat(module.CHECKED_EVERY + 1)  # type: ignore[assignment]
     return encoder

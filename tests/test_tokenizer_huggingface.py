@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer is taken where its ids are ours, and else refused by the name of the setting."""
+"""A Hugging Face tokenizer with our ids is accepted; for others, the error names the setting."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def theirs(learned: Tokenizer, tmp_path: Path) -> GPT2TokenizerFast:
 
 @pytest.fixture
 def folder(theirs: GPT2TokenizerFast, tmp_path: Path) -> Path:
-    """As transformers saves it."""
+    """A tokenizer as transformers saves it."""
     theirs.save_pretrained(tmp_path / "theirs")
     return tmp_path / "theirs"
 
@@ -54,7 +54,7 @@ def test_what_transformers_saves_is_recognised(tokenizer: Tokenizer, tmp_path: P
 
 
 def test_older_files_are_read_as_well(learned: Tokenizer, folder: Path) -> None:
-    """Merges as text, no type of the model, no `use_regex`, and added tokens listed in three files."""
+    """They have merges as text, no type of the model, no `use_regex`, and added tokens listed in three files."""
 
     def older(contents: dict[str, Any]) -> None:
         contents["model"]["merges"] = [" ".join(pair) for pair in contents["model"]["merges"]]
@@ -158,7 +158,7 @@ def test_a_token_added_inside_the_vocabulary_is_refused(
 
 
 def test_ids_in_another_order_are_refused(theirs: GPT2TokenizerFast, tmp_path: Path) -> None:
-    """As what `train_new_from_iterator` and `ByteLevelBPETokenizer` learn has them."""
+    """`train_new_from_iterator` and `ByteLevelBPETokenizer` learn tokenizers with such an order."""
     new = theirs.train_new_from_iterator([PROSE], 300)
     new.save_pretrained(tmp_path / "new")
     with pytest.raises(ConfigError, match=r"tokenizer.json .* the id of '<\|endoftext\|>' is 0, not \d+; ids are"):

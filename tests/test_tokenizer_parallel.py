@@ -1,4 +1,4 @@
-"""Encoding on several threads gives what encoding one text after the other gives, and stops when it is told to."""
+"""Encoding on several threads gives the ids of encoding one text after the other, and can be stopped."""
 
 import threading
 from collections.abc import Iterator

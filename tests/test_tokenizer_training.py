@@ -1,4 +1,4 @@
-"""A tokenizer is learned by the textbook's algorithm, and is the same for gpt2spec, tiktoken and transformers."""
+"""A tokenizer is learned by the textbook's algorithm, and gpt2spec, tiktoken and transformers agree on it."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def symbols(word: str) -> list[str]:
 
 
 def merged(word: list[str], pair: Pair) -> list[str]:
-    """`word` with the pair joined wherever it stands, from left to right."""
+    """`word` with the pair merged everywhere, from left to right."""
     result: list[str] = []
     for symbol in word:
         if result and (result[-1], symbol) == pair:

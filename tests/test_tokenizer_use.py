@@ -1,4 +1,4 @@
-"""A learned tokenizer goes along: into prepared folders, runs and checkpoints, and from there into every command."""
+"""A learned tokenizer is copied into prepared folders, runs and checkpoints, where every command finds it."""
 
 import shutil
 from collections.abc import Callable

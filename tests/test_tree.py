@@ -1,4 +1,4 @@
-"""Trees of dicts and lists come apart and together again."""
+"""Trees of dicts and lists are flattened and rebuilt."""
 
 import pytest
 from hypothesis import given

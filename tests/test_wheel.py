@@ -1,4 +1,4 @@
-"""What is published works: the wheel, installed into an environment that has no framework."""
+"""The published wheel works in an environment without any framework."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands of a fresh environment with just the wheel and its dependencies are."""
+    """The folder of commands in a new environment with only the wheel and its dependencies."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, with_pip=True)
     scripts = environment / ("Scripts" if os.name == "nt" else "bin")
