@@ -1,8 +1,8 @@
 """Malicious and damaged files never run a program, and never give other weights without an error.
 
 Files with checksums (all that are written here, OpenAI's weights, PyTorch's zip archives) are refused or right. Folders
-written by `transformers` and files written by llm.c have none, so a flipped bit in a weight cannot be noticed; one in the
-structure is.
+written by `transformers` and files written by llm.c have none, so a flipped bit in a weight cannot be noticed. One in
+the structure is noticed.
 """
 
 import json
