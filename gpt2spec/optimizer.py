@@ -1,4 +1,4 @@
-"""AdamW, gradient clipping, the learning rate's course, and one training step as a pure state update.
+"""AdamW, gradient clipping, the learning-rate schedule, and a training step as a pure update of the state.
 
 Sources: Kingma & Ba 2015 (Adam), Loshchilov & Hutter 2019 (decoupled weight decay), 2017 (cosine).
 """
@@ -22,12 +22,12 @@ class AdamW:
     """Settings of the optimizer that stay the same for a whole run.
 
     Attributes:
-        beta1: decay of the mean of the gradients.
-        beta2: decay of the mean of their squares.
-        epsilon: added to the root of the second moment, after bias correction.
+        beta1: the decay of the mean of the gradients.
+        beta2: the decay of the mean of their squares.
+        epsilon: is added to the root of the second moment, after bias correction.
         weight_decay: lambda in theta -= lr (... + lambda theta).
         decay: "all" decays every weight; "matrices" only those of rank 2, not biases and gains.
-        clip: the most the gradient's global norm may be; longer gradients are scaled down to it. 0: off.
+        clip: the largest global norm of the gradient; longer gradients are scaled down to it. 0 turns clipping off.
     """
 
     beta1: float = 0.9
@@ -57,7 +57,7 @@ class AdamW:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Learning rate of updates t = 1, 2, ..., `steps`: a line up to `peak`, then half a cosine down.
+    """A learning-rate schedule for updates t = 1, 2, ..., `steps`: a line up to `peak`, then half a cosine down.
 
         peak t / warmup                                      for t <= warmup
         floor + (peak - floor) (1 + cos(pi progress)) / 2    after, progress = (t - warmup) / (steps - warmup)
@@ -79,7 +79,7 @@ class WarmupCosine:
             raise ConfigError(f"final_fraction lies from 0 to 1, not {self.final_fraction}")
 
     def __call__(self, update: int) -> float:
-        """Learning rate of the `update`-th update, counted from 1."""
+        """The learning rate of update number `update`, counted from 1."""
         if update <= self.warmup:
             return self.peak * update / self.warmup
         if update >= self.steps:
@@ -90,7 +90,7 @@ class WarmupCosine:
 
 
 def update_scalars(adamw: AdamW, lr: float, update: int) -> dict[str, float]:
-    """What `train_step` needs to know of the `update`-th update (from 1), computed on the host in float64."""
+    """The numbers of update number `update` (from 1) for `train_step`, computed on the host in float64."""
     return {
         "lr": lr,
         "update": float(update),
@@ -100,8 +100,10 @@ def update_scalars(adamw: AdamW, lr: float, update: int) -> dict[str, float]:
 
 
 def decay_rates(adamw: AdamW, params: Tree) -> list[float]:
-    """The weight decay of each leaf of device parameters, told by its name: matrices are the embeddings
-    and the weights of projections; biases and layer norms (`ln_1`, `ln_2`, `ln_f`) are not."""
+    """The weight decay of each leaf of device parameters, which its name decides.
+
+    Matrices are the embeddings and the weights of projections; biases and layer norms (`ln_1`, `ln_2`, `ln_f`) are not.
+    """
 
     def is_matrix(path: tuple[str, ...]) -> bool:
         return path[-1] == "weight" and not is_layer_norm(path)
@@ -111,21 +113,21 @@ def decay_rates(adamw: AdamW, params: Tree) -> list[float]:
 
 
 def clip_scale(ops: TensorOps, norm: Tensor, clip: float) -> Tensor | float:
-    """The factor min(1, clip / norm) that brings a gradient of that norm within `clip`; 1 for a clip of 0."""
+    """min(1, clip / norm), the factor that limits a gradient's norm to `clip`; 1 for a clip of 0."""
     if clip == 0.0:
         return 1.0
     return clip / ops.where(norm > clip, norm, clip)
 
 
 def initial_state(ops: TensorOps, params: Tree) -> Tree:
-    """Optimizer state before the first update: the parameters and two moments of zero."""
+    """The optimizer's state before the first update: the parameters, and two moments of zero."""
     return {"params": params, "m": tree_map(ops.zeros_like, params), "v": tree_map(ops.zeros_like, params)}
 
 
 def apply_gradients(
     ops: TensorOps, adamw: AdamW, state: Tree, grads: Tree, scalars: dict[str, Tensor]
 ) -> tuple[Tree, Tensor]:
-    """One update of `state` by AdamW: the new state, and the gradient's norm before clipping."""
+    """Update `state` by AdamW. Returns the new state, and the gradient's norm before clipping."""
     params, m, v = state["params"], state["m"], state["v"]
     gradients = tree_leaves(grads)
     norm = ops.global_norm(gradients)
@@ -142,7 +144,7 @@ def apply_gradients(
 
 
 def train_step(backend: Backend, config: GPT2Config, adamw: AdamW) -> Callable[..., tuple[Tree, dict[str, Any]]]:
-    """One step, compiled as a whole: (state, tokens, targets, scalars, key) -> (state, metrics).
+    """A training step, compiled as a whole: (state, tokens, targets, scalars, key) -> (state, metrics).
 
     tokens and targets are [B, T]; `scalars` are `update_scalars` as tensors; `key` turns dropout on.
     The metrics, "loss" and "grad_norm", stay on the device. The old state must not be used again.

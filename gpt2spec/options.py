@@ -1,4 +1,4 @@
-"""Options that a backend's factory is given: words from the command line, or values from Python."""
+"""This module checks options of a backend's factory, which are texts from the command line or values from Python."""
 
 from gpt2spec.backend import Capabilities
 from gpt2spec.errors import BackendError
@@ -11,7 +11,7 @@ def check_dtype(name: str, dtype: str, capabilities: Capabilities) -> None:
 
 
 def check_flag(name: str, option: str, value: bool | str) -> bool:
-    """The value of an on-off option of the backend `name`; from the command line it comes as "true" or "false"."""
+    """The value of a boolean option of the backend `name`, which may be the text "true" or "false"."""
     flags = {"true": True, "false": False}
     text = str(value).lower()
     if text not in flags:

@@ -1,6 +1,6 @@
-"""The weights of a GPT-2: their names, shapes, initial distribution, and whether they are matrices.
+"""The weight table of a GPT-2 has the names, shapes and initial distribution of its weights.
 
-On the host the parameters are a flat `dict[str, np.ndarray]` with the names of OpenAI's and Hugging
+On the host, the parameters are a flat `dict[str, np.ndarray]` with the names of OpenAI's and Hugging
 Face's checkpoints. Projections are stored [in, out] (OpenAI's "conv1d"), and the output head has no entry:
 it is `wte.weight` transposed.
 """
@@ -22,10 +22,10 @@ class Weight(NamedTuple):
     """A row of the weight table.
 
     Attributes:
-        name: Hugging Face / OpenAI name, such as `h.0.attn.c_attn.weight`.
+        name: the name in checkpoints of OpenAI and Hugging Face, such as `h.0.attn.c_attn.weight`.
         shape: the shape on the host.
-        mean: mean of the initial values: 1 for layer norm gains, otherwise 0.
-        std: standard deviation of the initial values; 0 means constant.
+        mean: the mean of the initial values: 1 for layer norm gains, otherwise 0.
+        std: the standard deviation of the initial values; 0 means that they are constant.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Weight(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """The number of values."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def is_matrix(self) -> bool:
-        """True for rank >= 2: the weights that `decay="matrices"` decays."""
+        """Whether the rank is at least 2, so that `decay="matrices"` decays the weight."""
         return len(self.shape) >= 2
 
 
 def is_layer_norm(path: Sequence[str]) -> bool:
-    """Whether a name, split at its dots, is of a layer norm: `ln_1`, `ln_2` or `ln_f` and not a projection."""
-    return any(part.startswith("ln_") for part in path)
+    """Whether a name, split at its dots, belongs to a layer norm: `ln_1`, `ln_2` or `ln_f`."""
+    return any(word.startswith("ln_") for word in path)
 
 
 SPLIT_AXIS = {
@@ -57,15 +57,15 @@ SPLIT_AXIS = {
     "c_fc.bias": 0,
     "c_proj.weight": 0,
 }
-"""Tensor parallelism (Shoeybi et al. 2019, Megatron-LM): the axis along which devices split a weight.
+"""The axis along which tensor parallelism splits a weight (Shoeybi et al. 2019, Megatron-LM).
 
-The first projection of attention and of the MLP is split by its outputs, heads and hidden units, the second by its
-inputs, which are those; their products are added once. What is not named is whole on every device.
+The first projection of attention and of the MLP is split by its outputs, which are heads and hidden units; the second
+is split by its inputs, which are the same. Their products are added once. Other weights are whole on every device.
 """
 
 
 def split_axis(path: Sequence[str]) -> int | None:
-    """The axis by which tensor parallelism splits the weight of a name, split at its dots; None for whole."""
+    """The axis along which tensor parallelism splits a weight, given its name split at the dots; None for whole."""
     return SPLIT_AXIS.get(".".join(path[-2:]))
 
 
@@ -103,15 +103,15 @@ def weight_table(config: GPT2Config) -> tuple[Weight, ...]:
 
 
 def count_parameters(config: GPT2Config) -> int:
-    """V D + T D + L (12 D^2 + 13 D) + 2 D."""
+    """V D + T D + L (12 D^2 + 13 D) + 2 D: the number of parameters."""
     return sum(weight.size for weight in weight_table(config))
 
 
 def initial_parameters(config: GPT2Config, seed: int = 0) -> HostParams:
-    """Freshly initialised float32 weights: the same bits on every machine and for every backend.
+    """Draw initial float32 weights, which have the same bits on every machine and for every backend.
 
-    Each weight draws from its own stream, keyed by (seed, row of the weight table), so that a change of
-    one shape leaves the others as they were.
+    Each weight draws from its own stream, keyed by (seed, row of the weight table), so that changing one shape does not
+    change the other weights.
     """
 
     def draw(row: int, weight: Weight) -> np.ndarray:
@@ -125,9 +125,9 @@ def initial_parameters(config: GPT2Config, seed: int = 0) -> HostParams:
 
 
 def check_parameters(config: GPT2Config, params: HostParams) -> HostParams:
-    """`params` in the order of the weight table, on which gradients and moments rely.
+    """Return `params` in the order of the weight table, on which gradients and moments rely.
 
-    Raises `InputError` unless it has exactly the weights of `config`: float arrays in their shapes.
+    Raises `InputError` unless they are exactly the weights of `config`, as float arrays in the right shapes.
     """
     table = {weight.name: weight.shape for weight in weight_table(config)}
     missing = [name for name in table if name not in params]
@@ -154,11 +154,11 @@ _CHECKPOINT_ORDER = [
     *("c_attn", "c_fc", "c_proj"),
     *("weight", "bias"),
 ]
-"""What stands between the dots of weights' names, in the order of a checkpoint."""
+"""The words of weights' names, in the order of a checkpoint."""
 
 
 def params_tree(named: dict[str, Any]) -> dict[str, Any]:
-    """Values by their names on the host as {"wte", "wpe", "ln_f", "blocks"}, `blocks` being a list of layers.
+    """Turn values by name into a tree {"wte", "wpe", "ln_f", "blocks"}, in which `blocks` is a list of layers.
 
     Names become nested dicts at their dots: `h.0.attn.c_attn.weight` is `blocks[0]["attn"]["c_attn"]["weight"]`.
     """
@@ -177,10 +177,10 @@ def params_tree(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_params(params: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `params_tree`, in checkpoint order whatever the order of the dicts: some frameworks sort keys."""
+    """Undo `params_tree`. The order is that of checkpoints, even if a framework has sorted the keys of dicts."""
 
     def place(name: str) -> list[int]:
-        return [int(part) if part.isdigit() else _CHECKPOINT_ORDER.index(part) for part in name.split(".")]
+        return [int(word) if word.isdigit() else _CHECKPOINT_ORDER.index(word) for word in name.split(".")]
 
     tree = {"h" if name == "blocks" else name: node for name, node in params.items()}
     named = {".".join(path): leaf for path, leaf in named_leaves(tree)}

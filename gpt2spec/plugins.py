@@ -1,7 +1,7 @@
-"""Plugins: finding them, checking them and loading backends from them.
+"""This module finds plugins, checks them, and loads backends from them.
 
-Each entry point has a plugin manager of its own: whatever goes wrong in one plugin is written down beside its
-name, and the others work. Listing imports the plugins' modules but calls no factory, so no framework loads.
+Each entry point has its own plugin manager, so that an error in one plugin is recorded beside its name, and the others
+work. Listing imports the plugins' modules but calls no factory, so no framework is loaded.
 """
 
 import importlib
@@ -28,20 +28,20 @@ CHANGES = (
     "upgrade the plugin, or change it as 'From version 1 to 2' in docs/write-a-backend.md says: processes and sharded "
     "weights are objects of the backend, None stands for what was an empty text, and api_version=2 says so"
 )
-"""What the author of a plugin for version 1 of the contract is told."""
+"""The advice for the author of a plugin for version 1 of the contract."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An entry point of the group `gpt2spec`, and what became of it.
+    """An entry point of the group `gpt2spec`, loaded or broken.
 
     Attributes:
         name: the entry point's name.
-        distribution: name of the distribution it came with.
-        version: version of that distribution.
-        hooks: calls the hooks of this plugin alone; None where it could not be loaded.
+        distribution: the name of the distribution that it came with.
+        version: the version of that distribution.
+        hooks: calls the hooks of only this plugin; None if it could not be loaded.
         fault: why it cannot be used, in one line; otherwise empty.
-        traceback: the same at length.
+        traceback: the traceback of the fault; otherwise empty.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Listing:
-    """What is known of something that a plugin brings, without loading it.
+    """What is known about a contribution of a plugin without loading it.
 
     Attributes:
-        name: its name, or its plugin's where that did not get as far as telling.
-        plugin: where it comes from, and its fault if it has one.
+        name: its name, or that of a plugin that is too broken to give one.
+        plugin: the plugin, with its fault if it has one.
     """
 
     name: str
@@ -77,11 +77,11 @@ AnyListing = TypeVar("AnyListing", bound=Listing)
 
 @dataclass(frozen=True)
 class BackendListing(Listing):
-    """What is known of one backend without importing its framework.
+    """What is known about a backend without importing its framework.
 
     Attributes:
-        info: the backend's name card; None where there is no valid one.
-        missing: required modules that are not installed.
+        info: the description of the backend, or None where the plugin gives no valid one.
+        missing: the required modules that are not installed.
     """
 
     info: BackendInfo | None = None
@@ -89,7 +89,7 @@ class BackendListing(Listing):
 
     @property
     def install(self) -> str:
-        """The command that brings what is missing; empty where the plugin does not say."""
+        """The command that installs what is missing; empty where the plugin does not say."""
         if self.info is None or not self.info.extra:
             return ""
         ours = self.plugin.distribution == "gpt2spec"
@@ -97,7 +97,7 @@ class BackendListing(Listing):
 
     @property
     def status(self) -> str:
-        """`ready`, or in one line why not."""
+        """`ready`, or the reason why not, in one line."""
         if self.plugin.fault:
             return f"broken: {self.plugin.fault}"
         if self.missing:
@@ -106,20 +106,20 @@ class BackendListing(Listing):
 
 
 class PluginRegistry:
-    """The plugins of some entry points, by default of all that are installed; looked for once, when first needed."""
+    """The plugins of entry points, by default of all installed ones. They are looked up once, at first use."""
 
     def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
         self._points = points
 
     @cached_property
     def plugins(self) -> tuple[Plugin, ...]:
-        """All plugins, sound and broken, by name."""
+        """All plugins by name, including broken ones."""
         points = entry_points(group=hookspecs.PROJECT) if self._points is None else self._points
         return tuple(_load_plugin(point) for point in sorted(points, key=operator.attrgetter("name")))
 
     @cached_property
     def backends(self) -> tuple[BackendListing, ...]:
-        """All backends, sound and broken, by name. A plugin that did not load counts: it may have been one."""
+        """All backends by name, including broken ones. A plugin that could not be loaded may be one, so it counts."""
         plugins = [plugin for plugin in self.plugins if plugin.fault or plugin.hooks.gpt2spec_backend.get_hookimpls()]
         listings = sorted(map(_list_backend, plugins), key=operator.attrgetter("name"))
         return tuple(mark_duplicate(listing, listings) for listing in listings)
@@ -132,7 +132,7 @@ class PluginRegistry:
             raise BackendError(
                 f"there is no backend {name!r}{nearest(name, known)}; installed: {', '.join(known) or 'none'}"
             )
-        listing = min(found, key=lambda listing: bool(listing.plugin.fault))  # a sound one, if there is one
+        listing = min(found, key=lambda listing: bool(listing.plugin.fault))  # one that works, if there is one
         if listing.plugin.fault:
             hint = "; 'gpt2spec backends --verbose' shows the traceback" if listing.plugin.traceback else ""
             raise PluginError(f"backend {name!r} ({listing.plugin}) is broken: {listing.plugin.fault}{hint}")
@@ -145,7 +145,7 @@ class PluginRegistry:
             how = f": {listing.install}" if listing.install else ""
             raise BackendError(f"backend {name!r} needs {', '.join(listing.missing)}, which is not installed{how}")
         try:
-            assert listing.info is not None, "find() lets only sound backends through"
+            assert listing.info is not None, "find() raises for a broken backend"
             factory = _imported(listing.info.factory)
             _check_options(name, factory, options)
             backend = factory(device=device, dtype=dtype, **options)
@@ -168,21 +168,21 @@ class PluginRegistry:
 
 
 default_registry = PluginRegistry()
-"""What is installed where this process runs."""
+"""The installed plugins."""
 
 
 def load_backend(name: str, /, device: str | None = None, dtype: str = "float32", **options: Any) -> Backend:
-    """The backend called `name`, on one device, computing in one dtype.
+    """Load the backend called `name`, which computes on one device in one dtype.
 
     Args:
-        name: as in `gpt2spec backends`.
-        device: in the framework's own words; None for its default.
-        dtype: what to compute in: "float32", or another dtype that the backend has.
-        options: what else this backend's factory takes.
+        name: the name that `gpt2spec backends` lists.
+        device: the framework's name of the device; None for its default.
+        dtype: the compute dtype: "float32", or another that the backend has.
+        options: further arguments of the backend's factory.
 
     Raises:
-        BackendError: there is no such backend, device, dtype or option, or the framework is not installed.
-        PluginError: the plugin is broken, or two plugins claim the name.
+        BackendError: where there is no such backend, device, dtype or option, or the framework is not installed.
+        PluginError: where the plugin is broken, or two plugins claim the name.
     """
     return default_registry.load(name, device, dtype, **options)
 
@@ -191,19 +191,19 @@ def open_sharded(name: str, folder: Path) -> Mapping[str, StoredTensor]:
     """The tensors whose shards the backend called `name` wrote to `folder`, whole when they are read.
 
     Raises:
-        BackendError: there is no such backend, or what it reads with is not installed.
-        CheckpointError: the files cannot be read.
+        BackendError: where there is no such backend, or the package that it needs is not installed.
+        CheckpointError: where the files cannot be read.
     """
     return default_registry.open_sharded(name, folder)
 
 
 def backend_listings() -> tuple[BackendListing, ...]:
-    """All installed backends by name, those that cannot be used included. Imports no framework."""
+    """All installed backends by name, including broken ones. No framework is imported."""
     return default_registry.backends
 
 
 def _load_plugin(point: EntryPoint) -> Plugin:
-    """Import what an entry point names and check its hooks."""
+    """Import the module that an entry point names and check its hooks."""
     plugin = Plugin(point.name, *_distribution(point))
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -219,12 +219,14 @@ def _load_plugin(point: EntryPoint) -> Plugin:
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution an entry point came with."""
+    """The name and version of the distribution of an entry point."""
     unknown = ("an unknown distribution", "")
     try:
         metadata: Any = point.dist.metadata if point.dist else {}
         return (metadata["Name"], metadata["Version"] or "") if metadata.get("Name") else unknown
-    except Exception:  # depending on Python's version: what a half-removed distribution lacks is the metadata
+    except (
+        Exception
+    ):  # a half-removed distribution has no metadata; which exception says so depends on Python's version
         return unknown
 
 
@@ -235,7 +237,7 @@ def _list_backend(plugin: Plugin) -> BackendListing:
     try:
         answers = plugin.hooks.gpt2spec_backend()
         info = _check_info(answers[0] if answers else None)  # pluggy leaves None out
-        # The top-level package alone: to find a submodule would import its package.
+        # Only top-level packages are looked for, because finding a submodule would import its package.
         packages = [module.partition(".")[0] for module in info.requires]
         missing = tuple(package for package in packages if importlib.util.find_spec(package) is None)
     except (Exception, SystemExit) as error:
@@ -244,7 +246,7 @@ def _list_backend(plugin: Plugin) -> BackendListing:
 
 
 def _check_info(info: Any) -> BackendInfo:
-    """`info`, or `PluginError` where it is no name card that this version can use."""
+    """Return `info`, or raise `PluginError` where this version cannot use it."""
     if not isinstance(info, BackendInfo):
         raise PluginError(f"gpt2spec_backend() returned {reprlib.repr(info)}, not a gpt2spec.backend.BackendInfo")
     if info.api_version != API_VERSION:
@@ -264,14 +266,14 @@ def _check_info(info: Any) -> BackendInfo:
 
 
 def check_factory(factory: Any, field: str = "factory") -> None:
-    """Raise `PluginError` unless `factory` is written as a place to import from."""
+    """Raise `PluginError` unless `factory` has the form `package.module:callable`."""
     module, colon, function = str(factory).partition(":")
-    if not colon or not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
+    if not colon or not all(word.isidentifier() for word in [*module.split("."), *function.split(".")]):
         raise PluginError(f"{field} is 'package.module:callable', not {factory!r}")
 
 
 def mark_duplicate(listing: AnyListing, listings: list[AnyListing]) -> AnyListing:
-    """`listing`, broken where another sound plugin claims the same name."""
+    """Return `listing`, marked as broken where another working plugin claims the same name."""
     plugins = [other.plugin for other in listings if other.name == listing.name and not other.plugin.fault]
     if listing.plugin.fault or len(plugins) == 1:
         return listing
@@ -280,14 +282,14 @@ def mark_duplicate(listing: AnyListing, listings: list[AnyListing]) -> AnyListin
 
 
 def _imported(place: str) -> Callable[..., Any]:
-    """What `"package.module:callable"` names. Here frameworks are imported."""
+    """Import `"package.module:callable"`, which imports the framework."""
     module, _, function = place.partition(":")
     found: Callable[..., Any] = operator.attrgetter(function)(importlib.import_module(module))
     return found
 
 
 def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Raise `BackendError` where a factory does not take these options, or needs another."""
+    """Raise `BackendError` where a factory does not take these options, or needs others."""
     signature = inspect.signature(factory)
     known = [option for option in signature.parameters if option not in ("device", "dtype")]
     if "parallel" in options and "parallel" not in known:
@@ -301,6 +303,6 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
 
 
 def _one_line(error: BaseException) -> str:
-    """An exception in one line; our own messages speak for themselves."""
+    """An exception in one line, with its class unless it is ours."""
     message = " ".join(str(error).split())
     return message if isinstance(error, GPT2SpecError) else f"{type(error).__name__}: {message}"

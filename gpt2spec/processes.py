@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they say to each other beside the tensors' own traffic."""
+"""The processes that train one model, and how they communicate apart from exchanging tensors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from gpt2spec.errors import BackendError, GPT2SpecError
 
 
 class Processes:
-    """The processes of a job, of which this one is `rank` of `ranks`. As it stands, it is a process alone.
+    """The processes of a job, of which this one is `rank` of `ranks`. This class itself is for a single process.
 
-    A backend of several processes overrides `any` and `leave`; all else follows from them. Whatever is called here
-    must be called by every process, in one order.
+    A backend with several processes overrides `any` and `leave`, from which all else follows. Every process must call
+    the same methods in the same order.
 
     Attributes:
-        rank: which of the processes this is, from 0.
-        ranks: how many there are.
+        rank: the number of this process, counted from 0.
+        ranks: the number of processes.
     """
 
     def __init__(self, rank: int = 0, ranks: int = 1) -> None:
@@ -24,20 +24,20 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks for all of them."""
+        """Whether this is the process that writes files and messages for all of them."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` holds in any process. The host waits for all of them; accelerators go on."""
+        """Whether `flag` holds in any process. The host waits for all processes; accelerators continue."""
         return flag
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this."""
         self.any(False)
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """A piece of work that every process does its share of: where one fails, all of them fail.
+        """Run a block in which every process does its share; if it fails in one process, it fails in all.
 
         Failures are `GPT2SpecError` and `OSError`; any other exception ends its process at once.
         """
@@ -51,7 +51,7 @@ class Processes:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """A piece of work that the first process does before the others, which may then find it done."""
+        """Run a block in the first process before the others, which may then find the work done."""
         if not self.first:
             self.barrier()
         yield
@@ -59,8 +59,8 @@ class Processes:
             self.barrier()
 
     def leave(self) -> None:
-        """End the processes' connection, when all is done."""
+        """Close the connection of the processes, at the end."""
 
 
 ALONE = Processes()
-"""A process alone, which every backend has by default."""
+"""A single process, which is the default of every backend."""

@@ -1,4 +1,4 @@
-"""The trace of a backend whose framework has no profiler of its own."""
+"""This module profiles backends whose framework has no profiler."""
 
 import cProfile
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def profiled_calls(path: Path) -> Iterator[None]:
-    """Count and time Python's calls inside, with cProfile, and write them to `path`."""
+    """Count and time Python's calls in this block with cProfile, and write them to `path`."""
     profiler = cProfile.Profile()
     with profiler:
         yield

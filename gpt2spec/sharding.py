@@ -1,4 +1,4 @@
-"""Weights that no device has whole: gathering them, copying them, and keeping them in files as they are sharded."""
+"""This module gathers, copies, saves and loads weights of which each device has only a shard."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ class Sharding(ABC):
     """How a backend keeps parameters and moments that are split over several devices.
 
     Attributes:
-        processes: who saves and loads together.
-        across_processes: no process has all of a parameter, so that every process must call `Backend.dump_params`,
-            `Backend.decoding_params` and `Backend.to_numpy` of a parameter. Checkpoints are then sharded by default.
+        processes: the processes that save and load.
+        across_processes: whether no process has all of a parameter. Then every process must call `Backend.dump_params`,
+            `Backend.decoding_params` and `Backend.to_numpy` of a parameter, and checkpoints are sharded by default.
     """
 
     processes: Processes = ALONE
     across_processes: bool = True
 
     def gather(self, params: Tree) -> Tree:
-        """Device parameters that functions of `Backend.jit` may read one by one. Every process must ask."""
+        """Device parameters that functions of `Backend.jit` may read one by one. Every process must call this."""
         return params
 
     def snapshot(self, state: Tree) -> tuple[Sharding, Tree] | None:
-        """A copy of the optimizer's state on the hosts, and what saves it in another thread while training goes on.
+        """Copy the optimizer's state to the hosts. Returns a sharding that saves it in another thread, and the copy.
 
-        That sharding has a process group of its own, so its messages cannot mix with those of the training steps.
-        None where the framework cannot do this: the steps then wait until their state is saved.
+        That sharding uses its own process group, so its messages cannot mix with those of the training steps. The
+        result is None where the framework cannot do this; the next steps then wait until the state is saved.
         """
         return None
 
-    def check_available(self) -> None:  # noqa: B027 - most need nothing more than their framework
-        """Raise a `BackendError` where a package that `save` and `load` need is missing."""
+    def check_available(self) -> None:  # noqa: B027 - most need only their framework
+        """Raise `BackendError` where a package that `save` and `load` need is missing."""
 
     @abstractmethod
     def save(self, params: Tree, folder: Path) -> None:
         """Write the shards of parameters, or of their moments, that this process holds to `folder`, which all see.
 
-        All processes call it together, and where one fails, all do. `load` and `BackendInfo.open_sharded` read the
-        files, under the names that parameters have on the host. What goes wrong with a file is an `OSError` or a
+        Every process must call this, and if it fails in one, it fails in all. `load` and `BackendInfo.open_sharded`
+        read the files, in which parameters have their names on the host. Errors of files are an `OSError` or a
         `BackendError`.
         """
 
     @abstractmethod
     def load(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Tree:
-        """What `save` wrote, in however many processes: each of these reads the shards that it is to hold.
+        """Read what any number of processes saved. Each process reads the shards that it needs.
 
-        `shapes` has the names of all parameters and the shapes that they have on the host.
+        `shapes` has the names of all parameters and their shapes on the host.
         """

@@ -1,4 +1,4 @@
-"""Nested dicts and lists of tensors: how parameters, gradients and optimizer state are held on a device.
+"""Trees are nested dicts and lists of tensors; parameters, gradients and optimizer state on a device are trees.
 
 A tree is a dict, a list, or a leaf (anything else). Dicts keep their insertion order.
 """
@@ -10,7 +10,7 @@ Tree = Any
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """A tree of `function(leaf, *leaves of the others)`, all trees having the same structure."""
+    """The tree of `function(leaf, *leaves of the others)`. All trees must have the same structure."""
     if isinstance(tree, dict):
         return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
     if isinstance(tree, list):
@@ -19,19 +19,19 @@ def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
 
 def tree_leaves(tree: Tree) -> list[Any]:
-    """The leaves in order."""
+    """The leaves of a tree, in order."""
     return [leaf for _, leaf in named_leaves(tree)]
 
 
 def tree_unflatten(tree: Tree, leaves: list[Any]) -> Tree:
-    """A tree of the structure of `tree` holding `leaves`, in the order of `tree_leaves`."""
+    """A tree with the structure of `tree` and the given `leaves`, in the order of `tree_leaves`."""
     remaining = iter(leaves)
     return tree_map(lambda _: next(remaining), tree)
 
 
 def named_leaves(tree: Tree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, leaf) pairs in order; a path holds dict keys and list indices as strings."""
-    if isinstance(tree, (dict, list)):  # a tuple, not `|`: compilers that trace Python know it
+    if isinstance(tree, (dict, list)):  # a tuple, because compilers that trace Python do not all know `|`
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         for key, value in items:
             yield from named_leaves(value, (*prefix, str(key)))

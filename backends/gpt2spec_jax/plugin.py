@@ -6,7 +6,7 @@ from gpt2spec.hookspecs import hookimpl
 
 @hookimpl
 def gpt2spec_backend() -> BackendInfo:
-    """The backend's name card."""
+    """Describe the backend."""
     return BackendInfo(
         name="jax",
         summary="JAX on CPU, GPU and TPU: one compiled program a step, layers by scan",

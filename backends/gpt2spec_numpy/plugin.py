@@ -6,7 +6,7 @@ from gpt2spec.hookspecs import hookimpl
 
 @hookimpl
 def gpt2spec_backend() -> BackendInfo:
-    """The backend's name card; NumPy and autograd come with gpt2spec itself."""
+    """Describe the backend. NumPy and autograd come with gpt2spec itself."""
     return BackendInfo(
         name="numpy",
         summary="NumPy on the CPU: the reference, and fast enough to train small models",

@@ -6,7 +6,7 @@ from gpt2spec.hookspecs import hookimpl
 
 @hookimpl
 def gpt2spec_backend() -> BackendInfo:
-    """The backend's name card."""
+    """Describe the backend."""
     return BackendInfo(
         name="tinygrad",
         summary="tinygrad on CPU, CUDA, METAL and more: one captured program a step",

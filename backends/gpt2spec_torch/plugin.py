@@ -6,7 +6,7 @@ from gpt2spec.hookspecs import hookimpl
 
 @hookimpl
 def gpt2spec_backend() -> BackendInfo:
-    """The backend's name card."""
+    """Describe the backend."""
     return BackendInfo(
         name="torch",
         summary="PyTorch on CPU, CUDA and whatever else it runs on, compiled by default",
