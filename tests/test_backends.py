@@ -1,5 +1,8 @@
 """PyTorch, JAX and tinygrad against the float64 NumPy reference, in units of float32's epsilon.
 
+What the conformance suite asks of a backend is not asked again here (see test_conformance): these tests hold what goes
+beyond it, such as gradients of single operations, several ways of compiling, and other dtypes.
+
 A framework that is not installed skips its tests, except where the variable CI is "true": there it fails them.
 tinygrad and compiled PyTorch take seconds for each program, so the tests share programs and models are tiny.
 """
@@ -8,16 +11,17 @@ import importlib
 import math
 import os
 import subprocess
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 import pytest
+from gpt2spec_conformance import BackendSubject
 from gpt2spec_numpy.backend import create as create_numpy
 
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import BackendError
 from gpt2spec.loss import language_model_loss
-from gpt2spec.model import Past, cached_forward, empty_cache, forward_with_taps
+from gpt2spec.model import Past, cached_forward, empty_cache
 from gpt2spec.ops import AdamWScalars, TensorOps
 from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
 from gpt2spec.parameters import initial_parameters, weight_table
@@ -52,77 +56,24 @@ WEIGHTS = {"init": initial_parameters(CONFIG, seed=1), "probe": probe_parameters
 TOKENS, TARGETS = np.random.default_rng(3).integers(0, CONFIG.vocab_size, (2, ROWS, LENGTH))
 
 
-class Subject:
-    """A backend with the programs that several tests run."""
+def put(subject, *arrays):
+    return [subject.backend.put(array) for array in arrays]
 
-    def __init__(self, backend, config=CONFIG):
-        self.backend, self.ops, self.config = backend, backend.ops, config
 
-    @cached_property
-    def forward(self):
-        return self.backend.jit(lambda p, t: forward_with_taps(self.ops, self.config, p, t))
+def host(subject, *tensors):
+    return [subject.backend.to_numpy(x).astype(np.float64) for x in tensors]
 
-    @cached_property
-    def gradients(self):
-        return self.backend.jit(self.backend.value_and_grad(self.loss))
 
-    @cached_property
-    def step(self):
-        return train_step(self.backend, self.config, ADAMW)
-
-    @cached_property
-    def prefill(self):
-        def update(cache, params, tokens):
-            return cached_forward(self.ops, self.config, params, Past(cache, None, tokens.shape[1]), tokens)
-
-        return self.backend.jit_update(update)
-
-    @cached_property
-    def decode(self):
-        def update(cache, params, tokens, start):
-            return cached_forward(self.ops, self.config, params, Past(cache, start, 24), tokens)
-
-        return self.backend.jit_update(update)
-
-    def loss(self, params, tokens, targets):
-        return language_model_loss(self.ops, self.config, params, tokens, targets)
-
-    def load(self, weights):
-        names = {weight.name for weight in weight_table(self.config)}
-        return self.backend.load_params({name: w for name, w in WEIGHTS[weights].items() if name in names})
-
-    def put(self, *arrays):
-        return [self.backend.put(array) for array in arrays]
-
-    def host(self, *tensors):
-        return [self.backend.to_numpy(x).astype(np.float64) for x in tensors]
-
-    def logits_and_taps(self, weights):
-        logits, taps = self.forward(self.load(weights), *self.put(TOKENS))
-        layers = [{name: self.host(x)[0] for name, x in tap.items()} for tap in self.ops.unstack_layers(taps)]
-        return self.host(logits)[0], layers
-
-    def loss_and_gradients(self, weights):
-        loss, grads = self.gradients(self.load(weights), *self.put(TOKENS, TARGETS))
-        return self.host(loss)[0], self.backend.dump_params(grads)
-
-    def train(self, steps):
-        """Losses, gradient norms and weights after some steps, each on other tokens."""
-        state = initial_state(self.ops, self.load("probe"))
-        history = []
-        for update in range(1, steps + 1):
-            scalars = update_scalars(ADAMW, lr=1e-2 / update, update=update)
-            scalars = {name: self.put(np.array(x))[0] for name, x in scalars.items()}
-            tokens = self.put(np.roll(TOKENS, update), np.roll(TARGETS, update))
-            state, metrics = self.step(state, *tokens, scalars, None)
-            history.append(metrics)
-        history = [self.host(metrics["loss"], metrics["grad_norm"]) for metrics in history]
-        return np.array(history), self.backend.dump_params(state["params"])
+def loss_and_gradients(subject, weights, config=CONFIG):
+    """The loss and every gradient, of as many layers as the configuration has."""
+    names = {weight.name for weight in weight_table(config)}
+    params = {name: w for name, w in WEIGHTS[weights].items() if name in names}
+    return subject.loss_and_gradients(config, params, TOKENS, TARGETS)
 
 
 @pytest.fixture(scope="module")
 def reference():
-    return Subject(create_numpy(dtype="float64"))
+    return BackendSubject(create_numpy(dtype="float64"))
 
 
 def make(name, **options):
@@ -140,13 +91,13 @@ def make(name, **options):
 
 @pytest.fixture(scope="module", params=NAMES)
 def subject(request):
-    return Subject(make(request.param))
+    return BackendSubject(make(request.param))
 
 
 @pytest.fixture(scope="module", params=[name for name in NAMES if name not in ("torch", "torch-step")])
 def eager(request):
     """Without compiled PyTorch: for what makes many small programs."""
-    return Subject(make(request.param))
+    return BackendSubject(make(request.param))
 
 
 def error(found, expected, rows=False):
@@ -177,65 +128,71 @@ def gradient_errors(found, expected):
 # ---------------------------------------------------------------------- the model
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_logits_and_taps_agree_with_the_reference(eager, reference, weights):
-    logits, layers = eager.logits_and_taps(weights)
-    expected_logits, expected_layers = reference.logits_and_taps(weights)
-    assert error(logits, expected_logits, rows=True) < 16
-    assert len(layers) == len(expected_layers) == CONFIG.n_layer
-    for layer, expected in zip(layers, expected_layers, strict=True):
-        assert sorted(layer) == sorted(expected) == ["attn", "mlp", "residual"]
-        assert {name: e for name in expected if (e := error(layer[name], expected[name], rows=True)) > 16} == {}
+@cache
+def compiled_step(backend):
+    return train_step(backend, CONFIG, ADAMW)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_loss_and_every_gradient_agree_with_the_reference(eager, reference, weights):
-    loss, gradients = eager.loss_and_gradients(weights)
-    expected_loss, expected = reference.loss_and_gradients(weights)
-    assert error(loss, expected_loss) < 4
-    assert list(gradients) == list(expected) == [weight.name for weight in weight_table(CONFIG)]
-    assert {name: e for name, e in gradient_errors(gradients, expected).items() if e > 24} == {}
+def train(subject, steps):
+    """Losses, gradient norms and weights after some steps, each on other tokens."""
+    backend = subject.backend
+    step = compiled_step(backend)
+    state = initial_state(backend.ops, backend.load_params(WEIGHTS["probe"]))
+    history = []
+    for update in range(1, steps + 1):
+        scalars = update_scalars(ADAMW, lr=1e-2 / update, update=update)
+        scalars = {name: backend.put(np.array(x)) for name, x in scalars.items()}
+        tokens = put(subject, np.roll(TOKENS, update), np.roll(TARGETS, update))
+        state, metrics = step(state, *tokens, scalars, None)
+        history.append(metrics)
+    history = [host(subject, metrics["loss"], metrics["grad_norm"]) for metrics in history]
+    return np.array(history), backend.dump_params(state["params"])
 
 
 @pytest.mark.parametrize("steps", [1, 8])
 def test_train_steps_agree_with_the_reference(subject, reference, steps):
-    history, weights = subject.train(steps)
-    expected_history, expected = reference.train(steps)
+    history, weights = train(subject, steps)
+    expected_history, expected = train(reference, steps)
     assert error(history[:, 0], expected_history[:, 0]) < 16
     assert error(history[:, 1], expected_history[:, 1]) < 64
     assert {name: e for name in expected if (e := error(weights[name], expected[name])) > 32} == {}
 
 
-def test_parameters_come_back_as_they_went_in(eager):
+def test_parameters_come_back_in_float32(eager):
     host = eager.backend.dump_params(eager.backend.load_params(WEIGHTS["probe"]))
-    assert list(host) == list(WEIGHTS["probe"])
-    for name, array in WEIGHTS["probe"].items():
-        assert host[name].dtype == np.float32
-        assert (host[name] == array).all()
+    assert {name: array.dtype for name, array in host.items() if array.dtype != np.float32} == {}
 
 
 def test_cached_decoding_gives_the_logits_of_the_whole_sequence(subject, reference):
     """Row 0 stands 5 positions ahead of row 1: a prompt each, further tokens in one piece, then token by token."""
     starts, prompt = np.array([5, 0]), 6
     text = np.random.default_rng(5).integers(0, CONFIG.vocab_size, (ROWS, 17))
-    params = subject.backend.decoding_params(subject.backend.load_params(WEIGHTS["probe"]))
-    cache = empty_cache(subject.ops, CONFIG, ROWS, 32)
+    backend = subject.backend
+    params = backend.decoding_params(backend.load_params(WEIGHTS["probe"]))
+    cache = empty_cache(backend.ops, CONFIG, ROWS, 32)
     rows = np.arange(ROWS)[:, None]
+
+    @backend.jit_update
+    def read_prompts(cache, params, tokens):
+        return cached_forward(backend.ops, CONFIG, params, Past(cache, None, prompt), tokens)
+
+    @backend.jit_update
+    def read_on(cache, params, tokens, start):
+        return cached_forward(backend.ops, CONFIG, params, Past(cache, start, 24), tokens)
 
     def feed(cache, start, length):
         tokens = text[rows, start[:, None] + np.arange(length)]
-        cache, logits = subject.decode(cache, params, *subject.put(tokens, start))
-        return cache, subject.host(logits)[0]
+        cache, logits = read_on(cache, params, *put(subject, tokens, start))
+        return cache, host(subject, logits)[0]
 
-    cache, _ = subject.prefill(cache, params, *subject.put(text[:, :prompt]))
+    cache, _ = read_prompts(cache, params, *put(subject, text[:, :prompt]))
     cache, logits = feed(cache, starts, prompt)  # row 1 writes its prompt again
     found = [[*row] for row in logits]
     for i in range(prompt, 12):
         cache, logits = feed(cache, starts + i, 1)
         for b in range(ROWS):
             found[b].append(logits[b, 0])
-    expected, _ = reference.forward(reference.load("probe"), *reference.put(text))
-    expected = reference.host(expected)[0]
+    expected = reference.logits(CONFIG, WEIGHTS["probe"], text)
     for b, start in enumerate(starts):
         assert error(found[b], expected[b, start : start + 12], rows=True) < 16
 
@@ -274,22 +231,22 @@ def test_overridden_composites_and_their_gradients_agree_with_the_definition(eag
     name = case.split(",")[0]
     arrays, settings = COMPOSITES[case]
     differentiable = [a for a in arrays if a.dtype == np.float32]
-    constants = {key: eager.put(x)[0] if isinstance(x, np.ndarray) else x for key, x in settings.items()}
-    rest = eager.put(*(a for a in arrays if a.dtype != np.float32))
+    constants = {key: put(eager, x)[0] if isinstance(x, np.ndarray) else x for key, x in settings.items()}
+    rest = put(eager, *(a for a in arrays if a.dtype != np.float32))
 
     def weighted_sum(function):
         def evaluate(tensors, rest, constants):
             y = function(*tensors, *rest, **constants)
             size = math.prod(y.shape)
-            weights = (eager.ops.astype(eager.ops.arange(size), "float32") + 1.0) / size
-            return eager.ops.sum(y * eager.ops.reshape(weights, y.shape), None, keepdims=False)
+            weights = (eager.backend.ops.astype(eager.backend.ops.arange(size), "float32") + 1.0) / size
+            return eager.backend.ops.sum(y * eager.backend.ops.reshape(weights, y.shape), None, keepdims=False)
 
         run = eager.backend.value_and_grad(lambda tensors, rest: evaluate(tensors, rest, constants))
-        value, grads = eager.backend.jit(run)(eager.put(*differentiable), rest)
-        return eager.host(value, *grads)
+        value, grads = eager.backend.jit(run)(put(eager, *differentiable), rest)
+        return host(eager, value, *grads)
 
-    found = weighted_sum(getattr(eager.ops, name))
-    expected = weighted_sum(lambda *args, **kwargs: getattr(TensorOps, name)(eager.ops, *args, **kwargs))
+    found = weighted_sum(getattr(eager.backend.ops, name))
+    expected = weighted_sum(lambda *args, **kwargs: getattr(TensorOps, name)(eager.backend.ops, *args, **kwargs))
     for f, e in zip(found, expected, strict=True):
         assert np.linalg.norm(f - e) / max(np.linalg.norm(e), 1e-2) / EPSILON < 100
 
@@ -298,7 +255,7 @@ def test_overridden_composites_and_their_gradients_agree_with_the_definition(eag
 @pytest.mark.parametrize("update", [1, 7, 300])
 def test_optimizer_agrees_with_the_definition_on_gradients_of_all_sizes(eager, reference, update, clip):
     def run(subject, function):
-        ops, dtype = subject.ops, subject.ops.reduce_dtype
+        ops, dtype = subject.backend.ops, subject.backend.ops.reduce_dtype
         sizes = 10.0 ** np.arange(-14, 3)[:, None]
         arrays = [_normal(17, 3), _normal(17, 3, seed=1) * sizes, _normal(17, 3, seed=2) * sizes]
         p, g, m = ([ops.asarray(a, dtype), ops.asarray(a[0], dtype)] for a in arrays)
@@ -307,19 +264,13 @@ def test_optimizer_agrees_with_the_definition_on_gradients_of_all_sizes(eager, r
         scalars = {name: ops.asarray(np.array(x), dtype) for name, x in update_scalars(ADAMW, 0.1, update).items()}
         numbers = AdamWScalars(scale=scale, **scalars, beta1=ADAMW.beta1, beta2=ADAMW.beta2, epsilon=1e-8)
         updated = function(ops, p, g, m, v, [0.1, 0.0], numbers)
-        return [subject.host(*column) for column in updated]
+        return [host(subject, *column) for column in updated]
 
-    found = run(eager, type(eager.ops).adamw_update)
+    found = run(eager, type(eager.backend.ops).adamw_update)
     expected = run(reference, TensorOps.adamw_update)
     for found_column, expected_column in zip(found, expected, strict=True):
         for f, e in zip(found_column, expected_column, strict=True):
             np.testing.assert_allclose(f, e, rtol=24 * EPSILON, atol=2 * EPSILON * min(1.0, np.abs(e).max()))
-
-
-def test_the_global_norm_is_that_of_all_tensors_together(eager):
-    arrays = [_normal(5, 3), 1e3 * _normal(4), _normal(1, 2, 3)]
-    found = eager.host(eager.ops.global_norm(eager.put(*arrays)))[0]
-    assert error(found, np.sqrt(sum(np.sum(a.astype(np.float64) ** 2) for a in arrays))) < 4
 
 
 PRIMITIVES = {
@@ -331,12 +282,10 @@ PRIMITIVES = {
     "cumulative_sum": lambda ops, x, i: ops.cumulative_sum(x, 1),
     "cumulative_sum of whole numbers": lambda ops, x, i: ops.cumulative_sum(i, 1),
     "sum of whole numbers": lambda ops, x, i: ops.sum(i, 1, False),
-    "sort": lambda ops, x, i: ops.sort(x, 2, False),
     "sort descending": lambda ops, x, i: ops.sort(x, 1, True),
     "argsort of ties": lambda ops, x, i: ops.argsort(ops.where(x > 0.0, 1.0, x), 2, False),
     "argsort of ties descending": lambda ops, x, i: ops.argsort(ops.where(x > 0.0, 1.0, x), 2, True),
     "max": lambda ops, x, i: ops.max(x, 1, True),
-    "log": lambda ops, x, i: ops.log(ops.exp(x) + ops.tanh(x) * 0.1 + 1.0),
 }
 
 
@@ -345,7 +294,7 @@ def test_primitives_do_as_the_reference_does(eager, reference, case):
     x, i = _normal(3, 4, 7), np.random.default_rng(0).integers(0, 4, (3, 4))
 
     def run(subject):
-        result = subject.backend.jit(lambda x, i: PRIMITIVES[case](subject.ops, x, i))(*subject.put(x, i))
+        result = subject.backend.jit(lambda x, i: PRIMITIVES[case](subject.backend.ops, x, i))(*put(subject, x, i))
         return subject.backend.to_numpy(result)
 
     found, expected = run(eager), run(reference)
@@ -363,11 +312,11 @@ def test_primitives_do_as_the_reference_does(eager, reference, case):
 def test_dropout_is_the_same_for_the_same_seed_and_step_only(eager):
     backend = eager.backend
     params = backend.load_params(initial_parameters(DROPOUT))
-    batch = eager.put(TOKENS, TARGETS)
-    run = backend.jit(lambda p, t, y, key: language_model_loss(eager.ops, DROPOUT, p, t, y, key))
+    batch = put(eager, TOKENS, TARGETS)
+    run = backend.jit(lambda p, t, y, key: language_model_loss(eager.backend.ops, DROPOUT, p, t, y, key))
 
     def loss(seed, step):
-        return float(eager.host(run(params, *batch, backend.dropout_key(seed, step)))[0])
+        return float(host(eager, run(params, *batch, backend.dropout_key(seed, step)))[0])
 
     first = loss(0, 1)
     others = [loss(0, 2), loss(1, 1), loss(2**40, 1)]
@@ -375,22 +324,10 @@ def test_dropout_is_the_same_for_the_same_seed_and_step_only(eager):
     assert len({first, *others}) == 4
 
 
-def test_dropout_drops_at_its_rate_and_its_gradient_has_the_same_mask(eager):
-    backend, x = eager.backend, np.abs(_normal(40, 50)) + 1
-    run = backend.jit(
-        backend.value_and_grad(lambda x, key: eager.ops.sum(eager.ops.dropout(x, 0.25, key), None, keepdims=False))
-    )
-    value, gradient = eager.host(*run(*eager.put(x), backend.dropout_key(3, 4)))
-    kept = gradient > 0
-    assert abs(kept.mean() - 0.75) < 0.04
-    np.testing.assert_allclose(gradient[kept], 1 / 0.75, rtol=1e-6)
-    np.testing.assert_allclose(value, np.sum(x * gradient), rtol=1e-5)
-
-
 def test_uniform_numbers_are_uniform_and_differ_between_keys(eager):
-    ops, key = eager.ops, eager.backend.dropout_key(0, 1)
-    a = eager.host(ops.random_uniform(ops.fold_in(key, 0), (64, 64)))[0]
-    b = eager.host(ops.random_uniform(ops.fold_in(key, 1), (64, 64)))[0]
+    ops, key = eager.backend.ops, eager.backend.dropout_key(0, 1)
+    a = host(eager, ops.random_uniform(ops.fold_in(key, 0), (64, 64)))[0]
+    b = host(eager, ops.random_uniform(ops.fold_in(key, 1), (64, 64)))[0]
     for x in (a, b):
         assert 0 <= x.min() < 0.01 < 0.99 < x.max() < 1
         assert abs(x.mean() - 0.5) < 0.02
@@ -404,7 +341,7 @@ def test_uniform_numbers_are_uniform_and_differ_between_keys(eager):
 def test_a_compiled_function_follows_its_inputs_and_keeps_earlier_results(subject):
     run = subject.backend.jit(lambda x, y: {"sum": x + y, "parts": [x * 2.0, y]})
     inputs = [(_normal(4, seed=i), _normal(4, seed=9 - i)) for i in range(4)]
-    results = [run(*subject.put(x, y)) for x, y in inputs]
+    results = [run(*put(subject, x, y)) for x, y in inputs]
     for (x, y), result in zip(inputs, results, strict=True):
         np.testing.assert_array_equal(subject.backend.to_numpy(result["sum"]), x + y)
         np.testing.assert_array_equal(subject.backend.to_numpy(result["parts"][0]), x * 2)
@@ -414,7 +351,7 @@ def test_a_compiled_function_follows_its_inputs_and_keeps_earlier_results(subjec
 def test_a_compiled_function_takes_one_tensor_twice_and_other_shapes(subject):
     run = subject.backend.jit(lambda x, y: x * y)
     for n in (3, 5, 3):
-        (x,) = subject.put(_normal(n))
+        (x,) = put(subject, _normal(n))
         np.testing.assert_array_equal(subject.backend.to_numpy(run(x, x)), _normal(n) ** 2)
 
 
@@ -432,10 +369,10 @@ def test_an_update_changes_the_state_each_time(subject):
         yield {"n": n, "sum": total, "a": a, "b": b}
 
     run = subject.backend.jit_update(update)
-    state = dict(zip(("n", "sum", "a", "b"), subject.put(*(np.full(3, x) for x in (1.0, 2.0, 3.0, 4.0))), strict=True))
+    state = dict(zip(("n", "sum", "a", "b"), put(subject, *(np.full(3, x) for x in (1.0, 2.0, 3.0, 4.0))), strict=True))
     seen = []
     for i in range(5):
-        state, before = run(state, *subject.put(np.full(3, float(i))))
+        state, before = run(state, *put(subject, np.full(3, float(i))))
         seen.append(before)
     *before, last = expected()
     assert [subject.backend.to_numpy(x)[0] for x in seen] == before
@@ -452,8 +389,9 @@ def test_jax_compiles_once_for_each_shape():
         if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
             lowered.append(event)
 
-    subject = Subject(backend)
-    value_and_grad = backend.value_and_grad(subject.loss)
+    value_and_grad = backend.value_and_grad(
+        lambda params, tokens, targets: language_model_loss(backend.ops, CONFIG, params, tokens, targets)
+    )
 
     def step(state, tokens, targets):
         traced.append(tokens.shape)
@@ -462,7 +400,7 @@ def test_jax_compiles_once_for_each_shape():
 
     run = backend.jit_update(step)
     state = backend.load_params(WEIGHTS["init"])
-    batches = [subject.put(TOKENS[:, :n], TARGETS[:, :n]) for n in (9, 9, 9, 11, 9, 11)]
+    batches = [(backend.put(TOKENS[:, :n]), backend.put(TARGETS[:, :n])) for n in (9, 9, 9, 11, 9, 11)]
     backend.synchronize()
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
@@ -480,8 +418,7 @@ def test_the_head_never_holds_the_logits_of_all_rows(name, monkeypatch):
     backend = make(name)
     head = importlib.import_module(f"gpt2spec_{FRAMEWORKS.get(name, name)}.head")
     monkeypatch.setattr(head, "CHUNK", 16 if name == "jax" else 16 * 211 * 4)  # rows, or bytes of float32
-    x, wte = Subject(backend).put(_normal(1, 64, 8), _normal(211, 8))
-    (targets,) = Subject(backend).put(np.zeros((1, 64), int))
+    x, wte, targets = map(backend.put, (_normal(1, 64, 8), _normal(211, 8), np.zeros((1, 64), int)))
     run = backend.value_and_grad(lambda tensors: backend.ops.head_cross_entropy(*tensors, targets))
     sizes = tensor_sizes_torch(run, [x, wte]) if name == "torch-eager" else tensor_sizes_jax(run, [x, wte])
     assert 16 * 211 in sizes
@@ -525,9 +462,9 @@ def tensor_sizes_jax(run, tensors):
 
 @pytest.mark.parametrize("name", ["torch-eager", "jax", "tinygrad"])
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(name, reference):
-    subject = Subject(make(name, dtype="bfloat16"), SMALL)
-    loss, gradients = subject.loss_and_gradients("probe")
-    expected_loss, expected = Subject(reference.backend, SMALL).loss_and_gradients("probe")
+    subject = BackendSubject(make(name, dtype="bfloat16"))
+    loss, gradients = loss_and_gradients(subject, "probe", SMALL)
+    expected_loss, expected = loss_and_gradients(reference, "probe", SMALL)
     scale = BFLOAT16_EPSILON / EPSILON
     assert error(loss, expected_loss) < 2 * scale
     worst = max(gradient_errors(gradients, expected).values()) / scale
@@ -539,8 +476,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(name, reference
 
 @pytest.mark.parametrize("name", ["torch-eager", "jax", "tinygrad"])
 def test_float64_agrees_to_float64_precision(name, reference):
-    loss, gradients = Subject(make(name, dtype="float64"), SMALL).loss_and_gradients("probe")
-    expected_loss, expected = Subject(reference.backend, SMALL).loss_and_gradients("probe")
+    loss, gradients = loss_and_gradients(BackendSubject(make(name, dtype="float64")), "probe", SMALL)
+    expected_loss, expected = loss_and_gradients(reference, "probe", SMALL)
     assert error(loss, expected_loss) * EPSILON < 1e-13
     assert max(gradient_errors(gradients, expected).values()) * EPSILON < 1e-13
 
@@ -559,7 +496,7 @@ def test_a_float64_backend_changes_nothing_for_a_float32_one():
         return [backend.to_numpy(value), *backend.dump_params(grads).values()]
 
     before = run()
-    Subject(make("jax", dtype="float64")).logits_and_taps("init")
+    BackendSubject(make("jax", dtype="float64")).logits(CONFIG, WEIGHTS["init"], TOKENS)
     after = run()
     import jax
 
@@ -570,8 +507,8 @@ def test_a_float64_backend_changes_nothing_for_a_float32_one():
 
 
 def test_rematerialised_blocks_give_the_same_gradients(reference):
-    _, gradients = Subject(make("jax", remat="true")).loss_and_gradients("probe")
-    _, expected = reference.loss_and_gradients("probe")
+    _, gradients = loss_and_gradients(BackendSubject(make("jax", remat="true")), "probe")
+    _, expected = loss_and_gradients(reference, "probe")
     assert max(gradient_errors(gradients, expected).values()) < 24
 
 

@@ -82,6 +82,15 @@ def test_our_backends_conform(name: str) -> None:
     assert len(results) == len(all_cases()) - len(INT8)
 
 
+def test_pytorch_conforms_when_it_compiles_nothing() -> None:
+    """Whoever calls it operation by operation has other kernels than those that `test_our_backends_conform` judges."""
+    pytest.importorskip("torch", exc_type=ImportError)
+    subject = BackendSubject(load_backend("torch", device="cpu", compile=False))
+    families = ("operations", "contract", "model", "loss", "gradient", "dropout")
+    results = list(run_cases([case for case in all_cases() if case.family in families], subject))
+    assert [(r.id, r.status, r.message) for r in results if r.status != "passed"] == []
+
+
 @pytest.mark.parametrize("options", [{}, {"compile": False}, {"dtype": "bfloat16"}], ids=str)
 def test_int8_decoding_is_what_it_says(options: dict[str, Any]) -> None:
     """In float32 and bfloat16, with the compiled kernel and without."""
