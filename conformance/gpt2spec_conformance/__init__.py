@@ -1,9 +1,10 @@
-"""Is this GPT-2? The suite that proves it, or names the mistake.
+"""This suite proves that an implementation is GPT-2, or names the mistake.
 
-What is judged is a `subject.Subject`: a backend, somebody's own class, or files. `cases` are the questions, put to
-the subject and to a float64 oracle alike; `judge` measures how far apart the answers are and holds them to frozen
-budgets; `mutants` are the classic mistakes, which prove the cases and are the `diagnosis` when one fails.
-`session` and `report` make of it what a person reads.
+A subject is judged: a backend, somebody's own class, or files (`subject`). It is asked questions, and so is a float64
+oracle (`cases`, which belong to a `level` each). `runner` puts them, and `judge` measures how far apart the answers are
+and holds them to frozen budgets. `mutants` are the classic mistakes: they prove the cases, and when a case fails the
+`diagnosis` looks for the mistake that gives the same answers. A `session` puts cases to one subject; its `findings`
+are what every `report` is made from.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ __all__ = ["BackendSubject", "Subject"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when asked for: pytest loads this package in every one of its runs."""
+    """Imports a name when it is asked for, since pytest loads this package in every one of its runs."""
     if name in __all__:
         from gpt2spec_conformance import subject
 

@@ -1,10 +1,10 @@
-"""Write `budgets.json`: the cases there are, and how far from the truth a right implementation may be in each.
+"""This program writes `budgets.json`: the cases there are, and how far from the truth each may be.
 
     python -m gpt2spec_conformance.budgets
 
 Several independent implementations answer every case in float32. The budget is eight times the worst of them, in
-epsilons, and at least `FLOOR`. Before, the oracle itself is confirmed: Hugging Face's GPT-2 in float64 must agree
-with it. What was run, and with what result, is written beside the budgets.
+epsilons, and at least `FLOOR`. The oracle itself is confirmed first: Hugging Face's GPT-2 in float64 must agree with
+it. The file also holds what was run and what was measured.
 """
 
 import datetime
@@ -26,12 +26,12 @@ from gpt2spec_conformance.selection import applies
 from gpt2spec_conformance.subject import BackendSubject, Subject
 
 VERSION = 3
-"""Of the set of cases and budgets: results of different versions are not to be compared."""
+"""The version of the set of cases and budgets; results of different versions are not to be compared."""
 FACTOR = 8.0
 FLOOR = 4.0
-"""Epsilons. Some cases lose no bit in any implementation at hand; the next one may round once more."""
+"""The least budget in epsilons. Some cases lose no bit in any implementation at hand, but the next may round once."""
 ORACLE_TOLERANCE = 1e-10
-"""Relative: what Hugging Face's float64 and ours may differ by."""
+"""The relative difference that Hugging Face's float64 and ours may have."""
 IMPLEMENTATIONS: list[tuple[str, dict[str, Any]]] = [
     ("numpy", {"mode": "fast"}),
     ("numpy", {"mode": "reference"}),
@@ -44,11 +44,11 @@ ROUNDED: list[tuple[str, dict[str, Any]]] = [
     ("torch", {"int8": True}),
     ("torch", {"int8": True, "compile": False}),
 ]
-"""Those that decode with int8 weights. Two more are NumPy and JAX with tensors that were rounded so."""
+"""The implementations that decode with int8 weights, beside NumPy and JAX with tensors that were rounded so."""
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measures every implementation and writes the file."""
     provenance = {
         "made": datetime.date.today().isoformat(),
         "python": platform.python_version(),
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def implementations() -> Iterator[tuple[str, Subject]]:
-    """Everyone whose errors are measured, and what the measurements call them."""
+    """Every subject whose errors are measured, with its name in the measurements."""
     for name, options in [*IMPLEMENTATIONS, *ROUNDED]:
         backend = load_backend(name, device="CPU" if name == "tinygrad" else "cpu", **options)
         yield " ".join([name, *(f"{key}={value}" for key, value in options.items())]), BackendSubject(backend)

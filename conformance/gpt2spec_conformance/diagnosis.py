@@ -1,8 +1,8 @@
-"""Which classic mistake explains what a subject got wrong?
+"""The diagnosis finds the classic mistake that explains what a subject got wrong.
 
 Every mutant of the catalogue answers the failed cases too, on the float64 oracle. The mistake is the one that gives
-the subject's own wrong answers, within the budget in which right answers agree. Where no single one does, the best
-is kept and every other added to it: two mistakes are often told apart by where each first shows.
+the subject's own wrong answers, within the budget in which right answers agree. Where no single mutant does, the best
+one is tried together with each of the others: two mistakes often differ in where they first show.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from gpt2spec_conformance.runner import Result, judge_answer
 SLACK = 4.0
 """A mutant explains an answer within so many budgets: some mistakes make rounding worse."""
 MOST_CASES = 12
-"""So many failed cases are enough to tell mistakes apart."""
+"""So many failed cases are enough to distinguish mistakes."""
 SCREEN_CASES = 3
 SCREENED = 12
 SLOW = ("training", "lengths")
-"""Families that would take every mutant long."""
+"""Families of cases that take long with every mutant."""
 FARTHEST = 1e9
-"""Budgets: answers farther apart than this, or nearer than its inverse, are not told apart."""
+"""A distance in budgets: those beyond it count as this, and those below its inverse as the inverse."""
 MOST_SUSPECTS = 5
 DIVERGENCES = {family: words for level in LEVELS.values() for family, words in level.divergences.items()}
 """Where a subject goes wrong that fails cases of a family, in words."""
@@ -59,7 +59,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is probably wrong.
+    """The probable mistakes.
 
     Attributes:
         suspects: the likeliest first; empty where nothing in the catalogue fits.
@@ -71,7 +71,7 @@ class Diagnosis:
 
 
 def diagnose(results: Sequence[Result], dtype: str) -> Diagnosis:
-    """Explain the failed ones among some results of one subject, computed in `dtype`."""
+    """Explains the failed results of one subject that computes in `dtype`."""
     by_id = {case.id: case for case in all_cases()}
     failed = [(by_id[r.id], r) for r in results if r.status == "failed" and r.id in by_id]
     if not failed:
@@ -92,7 +92,7 @@ def diagnose(results: Sequence[Result], dtype: str) -> Diagnosis:
 
 
 def _most_telling(failed: Sequence[tuple[Case, Result]]) -> list[tuple[Case, Result]]:
-    """One of every family, then a second of every one, and so on. What the slow ones say is in others, too."""
+    """Picks one case of every family, then a second of each, and so on; slow families only where there is no other."""
     families: dict[str, list[tuple[Case, Result]]] = {}
     for case, result in failed:
         families.setdefault(case.family, []).append((case, result))
@@ -106,7 +106,7 @@ def _most_telling(failed: Sequence[tuple[Case, Result]]) -> list[tuple[Case, Res
 def _suspects(
     candidates: Sequence[tuple[Mutant, ...]], failed: Sequence[tuple[Case, Result]], dtype: str
 ) -> list[Suspect]:
-    """Those that explain anything, the best first: all are tried on a few cases, and the best of them on the rest."""
+    """The candidates that explain anything, the best first: all are tried on a few cases, the best on every case."""
     if len(failed) > SCREEN_CASES:
         screened = {_suspect(mutants, failed[:SCREEN_CASES], dtype): mutants for mutants in candidates}
         candidates = [screened[suspect] for suspect in sorted(screened, key=_rank)[:SCREENED]]
@@ -131,7 +131,7 @@ def _suspect(mutants: tuple[Mutant, ...], failed: Sequence[tuple[Case, Result]],
 
 
 def _distance(mutants: tuple[Mutant, ...], case: Case, result: Result, dtype: str) -> float:
-    """From the subject's answer to the mutants', in budgets; infinite where they are not to be compared."""
+    """The distance of the subject's answer from the mutants', in budgets; infinite where they cannot be compared."""
     if result.answer is None:  # the case judged by itself; only its own mutants are known to fail it
         return 0.0 if any(m.killed_by == case.id for m in mutants) else math.inf
     answer = _wrong_answer(mutants, case, dtype)
@@ -150,7 +150,7 @@ def _distance(mutants: tuple[Mutant, ...], case: Case, result: Result, dtype: st
 
 @cache
 def _wrong_answer(mutants: tuple[Mutant, ...], case: Case, dtype: str) -> Answer | None:
-    """What the mutants say; None where that is no wrong answer, or none at all."""
+    """The mutants' answer; None where they crash or are not wrong."""
     subject = MutatedSubject(load_backend("numpy", dtype="float64", mode="reference"), mutants)
     try:
         answer, tensors = judge_answer(case, case.ask(subject), dtype)

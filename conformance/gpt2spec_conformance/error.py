@@ -1,4 +1,4 @@
-"""How far numbers are from the truth, in units of the epsilon of the dtype they were computed in.
+"""Errors: how far numbers are from the truth, in epsilons of the dtype that they were computed in.
 
 Errors are normwise: the length of the difference relative to the length of what is true. Elementwise tolerances
 fail correct backends where a true value is near zero, or are so wide that they pass wrong ones.
@@ -25,13 +25,13 @@ EPSILON = MappingProxyType(
 
 
 def activation_error(found: np.ndarray, expected: np.ndarray, dtype: str) -> float:
-    """Error of the worst row of [..., D]: logits, taps and whatever else each position has of its own."""
+    """The error of the worst row of [..., D], for logits, taps and whatever else belongs to single positions."""
     found, expected = _float64_pair(found, expected)
     return float(_relative(found - expected, expected, -1).max()) / EPSILON[dtype]
 
 
 def whole_error(found: np.ndarray, expected: np.ndarray, dtype: str) -> float:
-    """Error of a tensor as a whole: gradients, updated weights, losses."""
+    """The error of a tensor as a whole, for gradients, updated weights and losses."""
     found, expected = _float64_pair(found, expected)
     return float(_relative(found.reshape(-1) - expected.reshape(-1), expected.reshape(-1), -1)) / EPSILON[dtype]
 
@@ -39,7 +39,7 @@ def whole_error(found: np.ndarray, expected: np.ndarray, dtype: str) -> float:
 def gradient_errors(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], dtype: str
 ) -> dict[str, float]:
-    """`whole_error` of each weight's gradient; queries, keys and values of `c_attn` by themselves.
+    """The `whole_error` of each weight's gradient, where queries, keys and values of `c_attn` count by themselves.
 
     A key bias adds the same number to all scores of a query, which softmax ignores: its true gradient is zero, and
     what is found instead is measured against the gradient of the whole `c_attn.bias`.
@@ -55,7 +55,7 @@ def gradient_errors(
 
 
 def _pieces(name: str, found: np.ndarray, expected: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, found, expected), or three of them for `c_attn`: `h.0.attn.c_attn.weight[q]` and so on."""
+    """Yields (name, found, expected) once, or thrice for `c_attn`: `h.0.attn.c_attn.weight[q]` and so on."""
     if ".c_attn." not in name:
         yield name, found, expected
         return
@@ -71,7 +71,7 @@ def _float64_pair(found: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _relative(difference: np.ndarray, expected: np.ndarray, axis: int) -> np.ndarray:
-    """|difference| / |expected|; 0 where both are zero, and infinite where a number is not finite."""
+    """|difference| / |expected|, which is 0 where both are zero and infinite where a number is not finite."""
     distance, length = np.linalg.norm(difference, axis=axis), np.linalg.norm(expected, axis=axis)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where(distance == 0, 0.0, distance / length)

@@ -1,4 +1,4 @@
-"""Failures that are known: a TOML file of case ids, each with a reason and a link."""
+"""Known failures stand in a TOML file that gives a reason and a link for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt2spec_conformance.cases import all_cases
 
 @dataclass(frozen=True)
 class ExpectedFailure:
-    """A failure that is known: why it is so, and where it is being worked on."""
+    """The reason of a known failure, and a link to where it is being worked on."""
 
     reason: str
     link: str

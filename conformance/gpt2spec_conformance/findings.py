@@ -1,4 +1,4 @@
-"""What a session found, as data that every report is made from."""
+"""The findings of a session, as data that every report is made from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpt2spec_conformance.judge import JudgedTensor
 from gpt2spec_conformance.level import LEVELS
 
 Status = Literal["passed", "failed", "error", "unsupported", "inapplicable", "xfailed", "xpassed"]
-"""A `Result`'s, or, where the failure was expected: "xfailed", and "xpassed" if it passed after all."""
+"""The status of a `Result`; of an expected failure "xfailed", or "xpassed" if the case passed after all."""
 LevelStatus = Literal["passed", "excepted", "partial", "failed", "not claimed"]
 """How a subject stands at a level; see `LevelReport`."""
 Verdict = Literal["passed", "failed", "incomplete"]
 WRONG: frozenset[Status] = frozenset({"failed", "error", "unsupported", "xpassed"})
-"""What no case of a claimed level may be."""
+"""The statuses that no case of a claimed level may have."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class CaseReport:
 
     Attributes:
         summary: what holds if the case passes.
-        reason: of an expected failure.
-        link: of an expected failure.
+        reason: why it was expected to fail; empty where it was not.
+        link: where the expected failure is being worked on.
     """
 
     id: str
@@ -49,7 +49,7 @@ class CaseReport:
 
     @property
     def ratio(self) -> float | None:
-        """Error by budget: above 1 is wrong. None where no number was judged."""
+        """The error divided by the budget, wrong above 1; None where no number was judged."""
         if self.error is None or self.budget is None:
             return None
         if self.budget == 0.0:
@@ -78,7 +78,7 @@ class LevelReport:
 
 @dataclass(frozen=True)
 class Header:
-    """Who was judged, by what and where.
+    """The circumstances of a session: who was judged, by what and where.
 
     Attributes:
         subject: the subject's name.
@@ -115,7 +115,7 @@ class Header:
 
 @dataclass(frozen=True)
 class SessionReport:
-    """Everything that a session found.
+    """All findings of a session.
 
     Attributes:
         header: who was judged.
@@ -143,7 +143,7 @@ class SessionReport:
 
     @property
     def verdict(self) -> Verdict:
-        """Passed only if a case ran and every case of every claimed level is right."""
+        """The verdict is "passed" only if a case ran and every case of every claimed level is right."""
         if not self.complete:
             return "incomplete"
         claimed = {level.status for level in self.levels} - {"not claimed"}
@@ -156,7 +156,7 @@ class SessionReport:
 
 
 def level_report(level: str, cases: Sequence[CaseReport], of: int) -> LevelReport:
-    """Judge a level by the cases of it that ran; the suite has `of`."""
+    """Judges a level by its cases that ran, out of `of` in the suite."""
     counts = Counter(case.status for case in cases)
     status: LevelStatus
     if set(counts) <= {"unsupported", "inapplicable"}:

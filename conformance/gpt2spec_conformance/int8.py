@@ -1,4 +1,4 @@
-"""int8 weights in decoding: what that means.
+"""The definition of decoding with int8 weights.
 
 Every weight matrix of the blocks, and the embedding where it is the head, is rounded to whole steps. A step is a
 127th of the largest weight of its output, so that an output's size does not matter to the others:

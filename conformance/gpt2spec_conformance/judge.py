@@ -1,4 +1,4 @@
-"""Is an answer right? The error of each of its tensors, in epsilons, and the budget of the case."""
+"""The judge measures the error of each tensor of an answer, in epsilons, and knows the budget of each case."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class JudgedTensor:
     """A tensor of an answer beside the right one; `c_attn` counts as three, its queries, keys and values.
 
     Attributes:
-        name: which.
-        error: in epsilons of the subject's dtype.
+        name: its name in the answer.
+        error: its error in epsilons.
         index: where the largest difference is.
         found: the value there.
         expected: the right value there.
@@ -38,7 +38,7 @@ class JudgedTensor:
 
 
 def compare(found: Answer, expected: Answer, metric: Metric, dtype: str) -> list[JudgedTensor]:
-    """Every tensor of an answer, the worst first. Raises `Nonconformance` where names or shapes differ."""
+    """Judges every tensor of an answer, the worst first. Raises `Nonconformance` where names or shapes differ."""
     if missing := sorted(set(expected) ^ set(found)):
         raise Nonconformance(f"the answer has {sorted(found)[:8]}; it differs from what is expected in {missing[:8]}")
     for name in expected:
@@ -76,7 +76,7 @@ def _budgets() -> dict[str, Any]:
 
 
 def budget(case: Case, dtype: str) -> float:
-    """The largest error of a right implementation, in epsilons of `dtype`: as many of bfloat16's as of float32's.
+    """The largest error of a right implementation in epsilons of `dtype`: as many of bfloat16's as of float32's.
 
     Raises `ConfigError` for a case without one: budgets are frozen, not guessed.
     """

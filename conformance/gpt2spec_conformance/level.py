@@ -62,7 +62,7 @@ LEVELS: Mapping[str, Level] = {
             "train",
             {
                 "optimizer": "the optimizer's update",
-                "schedule": "the learning rate's course",
+                "schedule": "the learning-rate schedule",
                 "initial": "the initial weights",
                 "dropout": "dropout",
             },

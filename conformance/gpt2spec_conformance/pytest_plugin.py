@@ -27,7 +27,7 @@ NOT_ASKED_FOR = "no subject: give --gpt2-backend NAME or --gpt2-subject MODULE:F
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options; what they mean is as with `gpt2spec conform`."""
+    """Declares the options, which mean what they mean to `gpt2spec conform`."""
     group = parser.getgroup("gpt2spec", "conformance to GPT-2")
     group.addoption("--gpt2-backend", metavar="NAME", help="judge this backend; `gpt2spec backends` lists them")
     group.addoption("--gpt2-subject", metavar="MODULE:FACTORY", help="judge the subject that FACTORY() makes")
@@ -68,7 +68,7 @@ def conformance_cases(
 
 
 def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
-    """Give the test of `test_suite` the cases and the subject that the command line asks for, or a skip."""
+    """Gives the test of `test_suite` the cases and the subject that the command line asks for, or a skip."""
     from gpt2spec.errors import GPT2SpecError
     from gpt2spec_conformance.expected import read_expected
     from gpt2spec_conformance.selection import select_cases
@@ -80,7 +80,7 @@ def parametrize_from_options(metafunc: pytest.Metafunc) -> None:
         return
     try:
         make_subject = functools.cache(functools.partial(_subject, options))
-        make_subject()  # a mistake in its name is told once, not by every case
+        make_subject()  # a mistake in its name is reported once, not by every case
         expected = read_expected(options.gpt2_expected) if options.gpt2_expected else {}
         cases = select_cases(options.gpt2_level or DEFAULT_LEVELS)
     except GPT2SpecError as error:
@@ -95,7 +95,7 @@ def as_parameters(cases: Iterable[Case]) -> list[Any]:
 
 
 def check(case: Case, subject: Subject, expected: Mapping[str, ExpectedFailure]) -> None:
-    """Run a case as the body of a test: its outcome becomes the test's, without a traceback.
+    """Runs a case as the body of a test: its outcome becomes the test's, without a traceback.
 
     A case that the subject does not support fails, unless the subject supports nothing of the case's level.
     """
@@ -119,7 +119,7 @@ def check(case: Case, subject: Subject, expected: Mapping[str, ExpectedFailure])
 
 
 def _subject(options: Any) -> Subject:
-    """The subject of the command line's options."""
+    """The subject that the command line asks for."""
     from gpt2spec.errors import ConfigError
     from gpt2spec.plugins import load_backend
     from gpt2spec_conformance.subject import BackendSubject

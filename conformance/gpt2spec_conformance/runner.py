@@ -1,4 +1,4 @@
-"""Put the cases to a subject and judge its answers."""
+"""The runner puts cases to a subject and judges its answers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Status = Literal["passed", "failed", "error", "unsupported", "inapplicable"]
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a case.
+    """The outcome of a case.
 
     Attributes:
-        id: the case's.
-        level: the case's.
+        id: the id of the case.
+        level: the name of its level.
         status: "failed" is a wrong answer, "error" a crash, "unsupported" a subject without the operation,
             "inapplicable" one of which the case cannot be asked.
         error: of the worst tensor, in epsilons; None where the case judges by itself or did not get to an answer.
@@ -92,7 +92,7 @@ def right_answer(case: Case) -> Answer:
 
 
 def judge_answer(case: Case, answer: Answer, dtype: str) -> tuple[Answer, tuple[JudgedTensor, ...]]:
-    """What of an answer is judged, and its tensors, the worst first. Raises `Nonconformance` as `compare` does."""
+    """What is judged of an answer, and its tensors, the worst first. Raises `Nonconformance` as `compare` does."""
     unit = case.unit or dtype
     if case.truth is None:
         return answer, tuple(compare(answer, right_answer(case), case.metric, unit))
@@ -102,7 +102,7 @@ def judge_answer(case: Case, answer: Answer, dtype: str) -> tuple[Answer, tuple[
 
 
 def run_case(case: Case, subject: Subject) -> Result:
-    """Put one case to a subject."""
+    """Puts one case to a subject."""
     if not subject.supports(case.operation):
         return Result(case.id, case.level, "unsupported", message=f"no {case.operation}")
     allowed = budget(case, subject.dtype)
@@ -129,7 +129,7 @@ def run_case(case: Case, subject: Subject) -> Result:
 
 
 def describe(tensor: JudgedTensor, allowed: float) -> str:
-    """One line about a wrong tensor."""
+    """Says in one line what is wrong with a tensor."""
     where = f"{tensor.name}[{', '.join(map(str, tensor.index))}]"
     if allowed == 0.0:
         return f"{where} is {tensor.found:.7g}; it must be {tensor.expected:.7g}"
@@ -140,7 +140,7 @@ def describe(tensor: JudgedTensor, allowed: float) -> str:
 def run_cases(
     cases: Iterable[Case], subject: Subject, progress: Callable[[Case], None] = lambda case: None
 ) -> Iterator[Result]:
-    """The results one by one; `progress` is called before each case."""
+    """Yields the results one by one; `progress` is called before each case."""
     for case in cases:
         progress(case)
         yield run_case(case, subject)

@@ -1,4 +1,4 @@
-"""Which cases are put to a subject: those that are asked for, as far as they are meant for it."""
+"""The selection of cases for a subject: those that the user asks for, as far as they are meant for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def select_cases(levels: Sequence[str] = (), patterns: Sequence[str] = ()) -> tu
 
 
 def claims(subject: Subject, level: str) -> bool:
-    """Whether the subject supports anything of a level; then it must support everything."""
+    """Whether the subject supports anything of a level, in which case it must support everything."""
     return any(subject.supports(case.operation) for case in all_cases() if case.level == level)
 
 

@@ -1,4 +1,4 @@
-"""A session: cases put to one subject, and what came of it."""
+"""A session puts cases to one subject and says what it did wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_session(
     command: str = "",
     progress: Callable[[Case], None] = lambda case: None,
 ) -> SessionReport:
-    """Put cases to a subject and find out what it did wrong.
+    """Puts cases to a subject and finds out what it did wrong.
 
     Ctrl-C ends the session early: the report has what was found and is not complete.
 
@@ -61,7 +61,7 @@ def run_session(
 
 
 def report_case(case: Case, result: Result, expected: Mapping[str, ExpectedFailure]) -> CaseReport:
-    """A result in the light of what is expected: an expected failure that passes is wrong."""
+    """Reports a result in the light of the expected failures: one that passes is wrong."""
     status: Status = result.status
     message = result.message
     known = expected.get(case.id)
@@ -85,7 +85,7 @@ def report_case(case: Case, result: Result, expected: Mapping[str, ExpectedFailu
 
 
 def make_header(subject: Subject, planned: int, command: str = "") -> Header:
-    """What can be said before the first case."""
+    """Everything that is known before the first case."""
     backend = subject.backend
     return Header(
         subject=subject.name,
@@ -106,7 +106,7 @@ def make_header(subject: Subject, planned: int, command: str = "") -> Header:
 
 
 def framework_versions(subject: Subject) -> dict[str, str]:
-    """Versions of what a backend requires, or of what the subject says that it uses."""
+    """The versions of the packages that a backend requires, or that a subject says it uses."""
     from gpt2spec.cli import backends as listing
     from gpt2spec.plugins import default_registry
 

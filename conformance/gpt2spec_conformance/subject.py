@@ -1,6 +1,6 @@
-"""What is judged: a `Subject`, which somebody's own class becomes by deriving from it, or a `BackendSubject`.
+"""A subject is what is judged: somebody's own subclass of `Subject`, or a `BackendSubject`.
 
-These are the names that other projects import; `subjects` has what they stand for.
+Other projects import these names; they are defined in `subjects`.
 """
 
 from gpt2spec_conformance.subjects.backend import BackendSubject

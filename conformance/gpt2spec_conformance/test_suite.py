@@ -1,4 +1,4 @@
-"""What `pytest --pyargs gpt2spec_conformance` collects: a test for each case of the suite."""
+"""pytest collects this module by `pytest --pyargs gpt2spec_conformance`: a test for each case of the suite."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,10 +11,10 @@ from gpt2spec_conformance.subject import Subject
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The cases, as the command line asks for them."""
+    """Gives the test the cases that the command line asks for."""
     parametrize_from_options(metafunc)
 
 
 def test_conformance(case: Case, make_subject: Callable[[], Subject], expected: Mapping[str, ExpectedFailure]) -> None:
-    """One case of the suite, put to the subject."""
+    """Puts one case of the suite to the subject."""
     check(case, make_subject(), expected)

@@ -1,4 +1,4 @@
-"""The two weight sets that every case runs with; some mistakes show only in one.
+"""Two sets of weights, since some mistakes show only in one of them.
 
 `init` is a freshly initialised GPT-2: small weights, biases of 0 and gains of 1, so that a forgotten bias does not
 show, but a layer norm's epsilon does. `probe` has large weights, random biases and random gains: attention is
@@ -27,7 +27,7 @@ def weight_set(name: str, config: GPT2Config, seed: int = 1) -> HostParams:
 
 
 def probe_parameters(config: GPT2Config, seed: int = 1) -> HostParams:
-    """Matrices N(0, 1.5 / sqrt(their input's width)), gains N(1, 0.3) and biases N(0, 0.3), a stream for each."""
+    """Draws matrices N(0, 1.5 / sqrt(input width)), gains N(1, 0.3) and biases N(0, 0.3), each from its own stream."""
 
     def draw(row: int, weight: Weight) -> np.ndarray:
         width = config.n_embd if weight.name.startswith("w") else weight.shape[0]  # embeddings: their rows'

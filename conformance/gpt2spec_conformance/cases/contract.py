@@ -1,4 +1,4 @@
-"""What a backend promises beside its operations: parameters, transforms, capabilities; and what it must refuse."""
+"""These cases ask what a backend promises beside its operations, and what it must refuse."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Dropout: how often, scaled by how much, the same backwards, and never twice the same mask.
+"""These cases ask of dropout its rate, its scale, the mask of the backward pass, and other masks each time.
 
 A model is made whose branches are constants, each a power of four (of two, where a low precision has few bits): what
 dropout left of each can be read off the residual stream, digit by digit.

@@ -1,4 +1,4 @@
-"""The loss, and its gradient by every weight."""
+"""These cases ask for the loss and its gradient by every weight."""
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 SIZES = (2, 2, 1)
 """Rows of the micro-batches of a batch, the last one smaller."""
 SLOPE_TOLERANCE = 2e-5
-"""Relative, and at least `SLOPE_EPSILONS`: ten times what float32 gradients are off. Differences are exact to 1e-9."""
+"""The relative tolerance, at least `SLOPE_EPSILONS`, is ten times the error of float32 gradients; that of central
+differences is 1e-9."""
 SLOPE_EPSILONS = 8
 
 

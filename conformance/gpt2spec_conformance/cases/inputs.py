@@ -1,4 +1,4 @@
-"""Models, tokens and batches that the cases share: tiny, so that depth hides nothing and compilers are quick."""
+"""The cases share these models, tokens and batches, which are tiny so that compilers are quick."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""int8 weights in decoding: the weights that are really used, and how far logits are from those of exact weights.
+"""These cases ask which weights int8 decoding really uses, and how far its logits are from those of exact weights.
 
 These cases are for backends that say that they decode so, which must have passed all others without it.
 """
@@ -25,7 +25,7 @@ MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
 def uneven(seed: int = 3) -> HostParams:
-    """Weights of which no two outputs are of one size: from a thousandth to a thousandfold, and one of zeros.
+    """Weights whose outputs are of all sizes, from a thousandth to a thousandfold, and one of zeros.
 
     None is within a fiftieth of a step of where rounding turns, and biases are zero.
     """

@@ -1,4 +1,4 @@
-"""The forward pass: logits, the stream after each block, and laws that hold for any weights."""
+"""These cases ask for logits, the stream after each block, and laws that hold for any weights."""
 
 import numpy as np
 

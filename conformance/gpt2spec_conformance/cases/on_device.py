@@ -1,4 +1,4 @@
-"""What decoding does on the device: put a cache in another order, and choose tokens as the host does."""
+"""These cases ask what decoding does on the device: reorder a cache, and choose tokens as the host does."""
 
 import dataclasses
 from typing import Any
@@ -108,7 +108,7 @@ UNIFORM = np.array([0.0, 0.25, 0.4, 0.5, 0.75, 1.0 - 2.0**-24], np.float32)
 
 
 def _on_device(subject: Subject, compute: Any, *inputs: np.ndarray) -> Answer:
-    """What a compiled `compute(ops, *tensors)` returns, on the host."""
+    """Copies what a compiled `compute(ops, *tensors)` returns to the host."""
     backend = backend_of(subject)
     with subject.context():
         found = backend.jit(lambda *tensors: compute(backend.ops, *tensors))(*map(backend.put, inputs))

@@ -1,4 +1,4 @@
-"""Primitives and composites on values that break careless ones: huge scores, no variance, ties, single elements."""
+"""These cases give operations values that break careless ones: huge scores, no variance, ties, single elements."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""AdamW on given gradients, the schedule, a short training, and fresh weights."""
+"""These cases ask for AdamW on given gradients, the schedule, a short training, and fresh weights."""
 
 import math
 
@@ -20,7 +20,7 @@ INITIAL = L2.replace(n_layer=6, n_head=4, n_embd=64, n_ctx=64, vocab_size=257)
 
 
 def synthetic(scale: float, update: int) -> HostParams:
-    """Normal gradients of one size, zero here and there."""
+    """Normal gradients of one size that are zero here and there."""
 
     def draw(row: int, shape: tuple[int, ...]) -> np.ndarray:
         r = generator(3, "conformance-gradients", update * 1000 + row)

@@ -1,4 +1,4 @@
-"""The catalogue of classic mistakes: it proves the suite, and it is the diagnosis."""
+"""The catalogue of classic mistakes proves the suite and serves the diagnosis."""
 
 from functools import cache
 

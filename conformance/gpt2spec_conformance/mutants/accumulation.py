@@ -1,4 +1,4 @@
-"""Mistakes in adding up the gradients of a batch that is computed in parts."""
+"""Mistakes in adding up the gradients of micro-batches."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

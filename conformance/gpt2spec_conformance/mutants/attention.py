@@ -1,4 +1,4 @@
-"""Mistakes in attention, as one piece or another of its definition replaced."""
+"""Mistakes in attention, each of which replaces a piece of its definition."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,12 @@ FINITE = -1e30
 
 
 def width_of_head(q: Tensor) -> float:
-    """sqrt(d) of queries [B, H, T, d]: what scores are divided by."""
+    """sqrt(d), by which scores of queries [B, H, T, d] are divided."""
     return math.sqrt(q.shape[3])
 
 
 def up_to_itself(key: Tensor, query: Tensor) -> Tensor:
-    """Which keys a query sees: positions [S] and [T] that broadcast to [T, S]."""
+    """Whether a query sees a key, by their positions [S] and [T], which broadcast to [T, S]."""
     return key <= query
 
 
@@ -39,7 +39,7 @@ def spelled(
     normalise: Callable[[TensorOps, Tensor, Tensor], Tensor] = masked_softmax,
     cached_only: bool = False,
 ) -> Callable[..., Tensor]:
-    """Attention written out in primitives, with a piece replaced: everywhere, or with a cache only.
+    """Writes attention out in primitives with a piece replaced, everywhere or with a cache only.
 
     `divisor(q)` divides the scores; `sees(key, query)` is the mask by positions; `normalise(ops, scores, visible)`
     turns scores into weights.
@@ -99,7 +99,7 @@ def _detached_weights(ops: TensorOps, scores: Tensor, visible: Tensor) -> Tensor
 
 
 def _rotary(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-    """Each half of a head's width turned by a small angle that grows with the position."""
+    """Turns each half of a head's width by a small angle that grows with the position."""
 
     def turned(x: Tensor) -> Tensor:
         T, half = x.shape[2], x.shape[3] // 2

@@ -27,7 +27,7 @@ def _last_only(original: Any, search: Search, beam: Beam, token: int, logprob: f
 
 
 def _candidates(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., list[int]]:
-    """A step with other log-probabilities [live, V]."""
+    """Takes a step with other log-probabilities [live, V]."""
     return lambda original, search, logprobs, step: original(search, change(logprobs), step)
 
 
@@ -57,7 +57,7 @@ def _stop_uncounted(original: Any, search: Search, beam: Beam, token: int, logpr
 
 
 def _scored(length: Callable[[float, int], float]) -> dict[str, Callable[..., float]]:
-    """The sum over another number: `length(penalty, new tokens)`."""
+    """Divides the sum by another number, `length(penalty, new tokens)`."""
 
     def score(original: Any, search: Search, total: float, length_of_beam: int) -> float:
         return total / length(search.options.length_penalty, length_of_beam)

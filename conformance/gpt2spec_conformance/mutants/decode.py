@@ -34,7 +34,7 @@ Start = Tensor | None
 def _write(
     change: Callable[[TensorOps, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], steps_only: bool = False
 ) -> Callable[..., Tensor]:
-    """`cache_write` of other values at other slots: `change(ops, cache, new, start)`, always or with `start` only."""
+    """Writes other values to other slots, `change(ops, cache, new, start)`, always or with `start` only."""
 
     def cache_write(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> Tensor:
         if start is None and steps_only:
@@ -68,13 +68,13 @@ def _prefill_later(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, st
 
 
 def _last_column(original: Any, ops: TensorOps, *args: Any) -> Any:
-    """Without the place of each row's last token: that of the padded width."""
+    """Takes the last column of the padded width for the place of each row's last token."""
     *model, tokens, last = args if len(args) == 5 else (*args, None)
     return original(ops, *model, tokens, None if last is None else 0 * last + tokens.shape[1] - 1)
 
 
 def _selected(change: Callable[[Any, list[Tree], list[Tree]], list[Tree]]) -> dict[str, Callable[..., Any]]:
-    """`select_rows` as `change(ops, right, unmoved)`: the right cache, and one with the rows as they stood."""
+    """Replaces `select_rows` by `change(ops, right, unmoved)`, given the right cache and one with unmoved rows."""
 
     def select_rows(original: Any, ops: TensorOps, cache: list[Tree], rows: Tensor) -> list[Tree]:
         there = cache[0]["k"].shape[0]
@@ -144,7 +144,7 @@ def _one_for_all_samples(original: Any, seed: int, purpose: str, *index: int, co
 def _new_tokens_only(
     original: Any, backend: Backend, texts: Sequence[GrowingText], options: GenerateOptions, streaming: bool
 ) -> Any:
-    """A chooser that is shown the texts without their prompts."""
+    """Shows the chooser the texts without their prompts."""
     return original(backend, [_WithoutPrompt(text) for text in texts], options, streaming)
 
 

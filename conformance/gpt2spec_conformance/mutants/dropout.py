@@ -23,7 +23,7 @@ def _unscaled(original: Any, ops: TensorOps, x: Tensor, rate: float, key: Key | 
 
 
 def _always(original: Any, ops: TensorOps, x: Tensor, rate: float, key: Key | None) -> Tensor:
-    """Without a key there is nothing to draw from: the first part of the width stands for a random one."""
+    """Drops the beginning of the width where there is no key from which to draw."""
     if key is not None or rate == 0.0:
         return original(x, rate, key)
     return ops.where(ops.arange(x.shape[-1]) >= rate * x.shape[-1], x / (1.0 - rate), 0.0)
@@ -65,7 +65,7 @@ def _on_weights(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, 
 
 
 def _embedding(change: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]) -> dict[str, Any]:
-    """Another dropout of the embedding: `change(ops, drop, tok, x)` of the tokens' rows and of the whole sum."""
+    """Replaces dropout of the embedding by `change(ops, drop, tok, x)`, given the tokens' rows and the whole sum."""
 
     def transformer(
         original: Any, ops: TensorOps, config: GPT2Config, params: Tree, tokens: Tensor, *, key: Any = None, **rest: Any
@@ -117,7 +117,7 @@ def _weights_kept(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor
 def _dropped(
     normalise: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, Tensor], Tensor],
 ) -> dict[str, Callable[..., Any]]:
-    """Attention in training with weights `normalise(ops, drop, scores, visible)`."""
+    """Replaces the weights of attention in training by `normalise(ops, drop, scores, visible)`."""
 
     def attend(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
         key, rate = settings.get("key"), settings.get("dropout", 0.0)

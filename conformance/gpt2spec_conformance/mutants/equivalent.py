@@ -1,4 +1,4 @@
-"""What looks like a mistake and is none: no case may fail. `spec` says why it cannot be told apart.
+"""These variants look like mistakes and are none: no case may fail. `spec` says why they cannot be distinguished.
 
 Some are the same function by another formula, others change what no output depends on.
 """
@@ -28,7 +28,7 @@ def _in_halves(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: T
 
 
 def _bias_as_input(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[x, 1] [W; b]."""
+    """Computes [x, 1] [W; b]."""
     one = 0.0 * x[..., :1] + 1.0
     return ops.matmul(ops.concat([x, one], -1), ops.concat([weight, ops.reshape(bias, (1, -1))], 0))
 
@@ -58,7 +58,7 @@ def _decay_first(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, dec
 
 
 def _heads_reversed(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-    """Keys and queries of a head turned alike: their columns in reverse."""
+    """Reverses the columns of both the queries and the keys of each head."""
     d = q.shape[3]
     backwards = d - 1 - ops.arange(d)
     return original(ops.take(q, backwards, 3), ops.take(k, backwards, 3), v, **settings)

@@ -1,4 +1,4 @@
-"""What a mutant is, and how a right backend is made wrong.
+"""A mutant makes a right backend wrong in one way.
 
 A mutant replaces functions: operations of the backend, functions of the core, transforms, or the subject's own
 methods. A replacement is called as `replacement(original, *arguments)`, `original` being what it replaces (for
@@ -73,7 +73,7 @@ class MutatedSubject(BackendSubject):
                 setattr(self, name, functools.partial(replacement, getattr(self, name)))
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """The core with the mistakes in it."""
+        """The context in which the core has the mistakes."""
         return mutated_core(self.mutants)
 
     def _within(self, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ class MutatedSubject(BackendSubject):
 
 @contextlib.contextmanager
 def mutated_core(mutants: Sequence[Mutant]) -> Iterator[None]:
-    """The core with its functions replaced, for as long as this is entered.
+    """Replaces functions of the core for as long as the context is entered.
 
     A function is replaced in every module of gpt2spec, its backends and this suite that has it as an attribute, under
     whatever name, and a method in its class. So whoever looks it up meanwhile finds the faulty one, modules that are
@@ -126,18 +126,18 @@ def _replaced(path: str, replacement: Callable[..., Any]) -> Iterator[None]:
 
 
 def _modules_loaded() -> tuple[int, str]:
-    """Something that changes when a module is imported, and takes no time to tell."""
+    """A key that changes when a module is imported and takes no time to compute."""
     return len(sys.modules), next(reversed(sys.modules))
 
 
 @functools.lru_cache
 def _holders_of(path: str, modules: tuple[int, str]) -> tuple[tuple[ModuleType, str], ...]:
-    """Who has the function that is defined at `path`, looked for once while the loaded modules are the same."""
+    """The holders of the function defined at `path`, searched once for the loaded modules."""
     return tuple(_holding(pkgutil.resolve_name(path)))
 
 
 def _holding(function: Any) -> Iterator[tuple[ModuleType, str]]:
-    """Each module of ours that has a function as an attribute, with the attribute's name."""
+    """Yields each module of ours that has the function as an attribute, with the attribute's name."""
     for name, module in tuple(sys.modules.items()):
         if name.startswith("gpt2spec"):
             yield from ((module, attribute) for attribute, value in vars(module).items() if value is function)

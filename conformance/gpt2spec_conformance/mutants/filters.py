@@ -14,7 +14,7 @@ PENALTY = "logits of tokens in the text, over the penalty above 0 and times it b
 
 
 def _filtered(change: Callable[[Any, np.ndarray, GenerateOptions], np.ndarray]) -> dict[str, Callable[..., np.ndarray]]:
-    """Probabilities [V] by `change(right, logits, options)`, brought to a sum of 1."""
+    """Replaces probabilities [V] by `change(right, logits, options)`, brought to a sum of 1."""
 
     def filtered_probabilities(original: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
         probabilities = change(original, logits, options)
@@ -81,14 +81,14 @@ def _other_rule(right: Any, logits: np.ndarray, options: GenerateOptions) -> np.
 
 
 def _none_left(right: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
-    """Nothing within p: no filter at all."""
+    """Applies no filter where nothing is within p."""
     p = right(logits, dataclasses.replace(options, top_p=None))
     within = options.top_p_rule != "openai" or options.top_p is None or p.max() <= options.top_p
     return right(logits, options) if within else p
 
 
 def _min_p(share: Callable[[np.ndarray, float], np.ndarray]) -> Any:
-    """Min-p keeping tokens where `share(probabilities, min_p)`; the likeliest always."""
+    """Lets min-p keep the tokens where `share(probabilities, min_p)` holds, and always the likeliest."""
 
     def change(right: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
         p = right(logits, dataclasses.replace(options, min_p=None))
@@ -102,7 +102,7 @@ def _one_likeliest(right: Any, logits: np.ndarray, options: GenerateOptions) -> 
 
 
 def _min_p_first(right: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
-    """By the probabilities without a temperature."""
+    """Filters by the probabilities without a temperature."""
     if options.min_p is None:
         return right(logits, options)
     kept = right(logits, GenerateOptions(min_p=options.min_p)) > 0.0
@@ -110,13 +110,13 @@ def _min_p_first(right: Any, logits: np.ndarray, options: GenerateOptions) -> np
 
 
 def _dropped_mass(right: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
-    """Dropped tokens get a logit of 0, not -inf."""
+    """Gives dropped tokens a logit of 0, not -inf."""
     p = right(logits, options)
     return np.exp(np.where(p > 0.0, (logits - logits.max()) / options.temperature, -logits.max()))
 
 
 def _penalised(change: Callable[[np.ndarray, float], np.ndarray]) -> Callable[..., np.ndarray]:
-    """Other logits of the tokens that were seen: `change(logits, penalty)`."""
+    """Changes the logits of the tokens in the text to `change(logits, penalty)`."""
 
     def penalised(original: Any, logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:
         if penalty == 1.0:

@@ -54,7 +54,7 @@ def _random_biases(config: GPT2Config, weight: Weight) -> float:
 
 
 def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -> Callable[..., HostParams]:
-    """Matrices with the right deviation from another distribution of mean 0 and variance 1."""
+    """Draws matrices with the right deviation from another distribution of mean 0 and variance 1."""
 
     def initial_parameters(original: Any, config: GPT2Config, seed: int) -> HostParams:
         params = original(config, seed)

@@ -1,4 +1,4 @@
-"""Mistakes in rounding weights to int8 for decoding, on any backend: it decodes with tensors that were rounded so."""
+"""Mistakes in rounding weights to int8: any backend decodes with tensors that were rounded beforehand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ STEPS = "a step is a 127th of the largest weight of an output, weights are whole
 LOOKUP = "only the head reads the embedding in whole steps (gpt2spec_conformance.int8)"
 CAPABILITY = "a backend says what it rounds weights to in decoding (backend.Capabilities.decoding_weights)"
 Rounding = Callable[[np.ndarray], np.ndarray]
-"""From a weight [in, out] to the one that is used in its place."""
+"""A function from a weight [in, out] to the one that is used in its place."""
 
 
 def per_output(weight: np.ndarray) -> np.ndarray:
-    """As it must be."""
+    """Rounds a weight to whole steps of each output, as the definition does."""
     return int8.rounded(weight) * int8.steps(weight)
 
 
@@ -48,7 +48,7 @@ def _zero_forgotten(weight: np.ndarray) -> np.ndarray:
 
 
 def _least_to_most(weight: np.ndarray) -> np.ndarray:
-    """255 steps from each output's least weight to its largest."""
+    """Rounds to 255 steps from each output's least weight to its largest."""
     least = weight.min(0)
     step = np.maximum(weight.max(0) - least, 1e-12) / 255.0
     return np.rint((weight - least) / step) * step + least
@@ -64,7 +64,7 @@ def _steps_of_neighbour(weight: np.ndarray) -> np.ndarray:
 
 
 def decoding_with(blocks: Rounding, head: Rounding, lookup: Rounding | None) -> Callable[..., Tree]:
-    """`decoding_params` with rounded matrices; `lookup` is for what the embedding is read from, None for as it is."""
+    """Replaces `decoding_params` by rounded matrices; `lookup` rounds what the embedding is read from, if given."""
 
     def decoding_params(original: Any, backend: Backend, params: Tree) -> Tree:
         host = backend.dump_params(params)
@@ -86,7 +86,7 @@ def _float32(params: HostParams) -> HostParams:
 
 
 def _embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
-    """From the table that was kept for it."""
+    """Reads the embedding from the table that was kept for it."""
     return original(ops, {**params, "wte": params.get("table", params["wte"])}, tokens, positions)
 
 

@@ -21,7 +21,7 @@ def _reordered(change: Callable[[Tensor, Tensor, Tensor], Heads]) -> Callable[..
 
 
 def _split(shape: Callable[[int, int], tuple[int, ...]], axes: tuple[int, ...]) -> Callable[..., Heads]:
-    """Heads split by another shape: [B, T, *shape(n_head, d)], permuted to [3, B, H, T, d]."""
+    """Splits heads by another shape, [B, T, *shape(n_head, d)], permuted to [3, B, H, T, d]."""
 
     def split_heads(original: Any, ops: TensorOps, x: Tensor, n_head: int) -> Heads:
         B, T, width = x.shape
@@ -51,7 +51,7 @@ def _merged_width_first(original: Any, ops: TensorOps, x: Tensor) -> Tensor:
 def projecting(
     which: Callable[[int, int], bool], change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]
 ) -> Callable[..., Tensor]:
-    """`linear` with `change(ops, weight, bias)` for weights [in, out] that `which(in, out)` selects."""
+    """Replaces weights [in, out] of `linear` that `which(in, out)` selects by `change(ops, weight, bias)`."""
 
     def linear(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if which(*weight.shape):
@@ -86,7 +86,7 @@ def _transposed(ops: TensorOps, weight: Tensor, bias: Tensor) -> tuple[Tensor, T
 
 
 def _refilled(ops: TensorOps, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What a file with [out, in] gives to a loader that only reshapes."""
+    """Reads [out, in] as a loader does that only reshapes."""
     rows, columns = weight.shape
     return ops.reshape(ops.permute_dims(weight, (1, 0)), (rows, columns)), bias
 

@@ -16,7 +16,7 @@ OF_GRADIENT = "gradient.weights.probe.L1"
 
 
 def _with_targets(change: Callable[[TensorOps, Tensor, Tensor], Tensor]) -> dict[str, Callable[..., Tensor]]:
-    """The loss of other targets, `change(ops, tokens, targets)`."""
+    """Computes the loss of other targets, `change(ops, tokens, targets)`."""
 
     def loss(
         original: Any,
@@ -89,7 +89,7 @@ def _detached_tables(*names: str) -> Callable[..., Tensor]:
 
 
 def _overwritten(original: Any, ops: TensorOps, x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """Only the last of equal indices passes its gradient on."""
+    """Passes on the gradient of only the last of equal indices."""
     taken = original(x, indices, axis)
     count = math.prod(indices.shape)
     place, flat = ops.arange(count), ops.reshape(indices, (-1,))

@@ -15,7 +15,7 @@ MANTISSA = {"float32": 23, "float64": 52}
 
 
 def _frozen(original: Any, backend: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """What the first call returned, as of a function whose inputs were baked in."""
+    """Returns what the first call returned, as a function does whose inputs became constants."""
     compiled = original(function)
     first: list[Any] = []
 
@@ -28,7 +28,7 @@ def _frozen(original: Any, backend: Any, function: Callable[..., Any]) -> Callab
 
 
 def _state_lost(original: Any, backend: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The old state is copied before the call, which may overwrite it, and returned."""
+    """Returns a copy of the old state, made before the call, which may overwrite it."""
     compiled = original(function)
 
     def run(state: Any, *args: Any) -> Any:
@@ -50,7 +50,7 @@ def _no_gradients(original: Any, backend: Any, function: Callable[..., Any]) -> 
 
 
 def rounded(ops: TensorOps, x: Tensor, bits: int) -> Tensor:
-    """`x` with `bits` explicit bits of mantissa (Dekker's split); as it is where it has no more than that."""
+    """Rounds `x` to `bits` explicit bits of mantissa (Dekker's split), unless it has no more than that."""
     if MANTISSA.get(ops.dtype, 0) <= bits:
         return x
     large = x * (2.0 ** (MANTISSA[ops.dtype] - bits) + 1.0)
@@ -58,7 +58,7 @@ def rounded(ops: TensorOps, x: Tensor, bits: int) -> Tensor:
 
 
 def _products_in(bits: int) -> dict[str, Callable[..., Any]]:
-    """Every product of matrices with its inputs rounded."""
+    """Rounds the inputs of every product of matrices."""
 
     def linear(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return original(rounded(ops, x, bits), rounded(ops, weight, bits), bias)

@@ -14,7 +14,7 @@ Statistics = Callable[[TensorOps, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def _layer_norm(statistics: Statistics) -> Callable[..., Tensor]:
-    """Layer norm written out; `statistics(ops, x, epsilon)` gives what is subtracted and what divides."""
+    """Writes layer norm out; `statistics(ops, x, epsilon)` gives what is subtracted and what divides."""
 
     def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         x = ops.astype(x, ops.reduce_dtype)
@@ -83,7 +83,7 @@ def _bias_first(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: 
 
 
 def _transformer(change: Callable[[Tree], Tree]) -> Callable[..., Any]:
-    """The transformer without its final norm, whose place `change` takes: it is skipped by its weights' name."""
+    """Changes the weights of the transformer, of which `_skipping_final` finds those of the final norm missing."""
 
     def transformer(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
         return original(ops, config, change(params), *args, **kwargs)

@@ -23,7 +23,7 @@ def _by_rank(original: Any, ops: TensorOps, logits: Tensor, options: GenerateOpt
 
 
 def _sorted_back_by_order(original: Any, ops: TensorOps, logits: Tensor, options: GenerateOptions) -> Tensor:
-    """Taken by the order itself where its inverse is meant."""
+    """Takes probabilities by the order itself where its inverse is meant."""
     found = original(ops, logits, options)
     if not options.filters:
         return found
@@ -40,7 +40,7 @@ def _ties_kept(original: Any, ops: TensorOps, logits: Tensor, options: GenerateO
 
 
 def _not_normalised(original: Any, ops: TensorOps, logits: Tensor, options: GenerateOptions) -> Tensor:
-    """What is dropped keeps its share of 1."""
+    """Leaves what is dropped its share of 1."""
     found = original(ops, logits, options)
     whole = ops.softmax(logits / options.temperature)
     return ops.where(found > 0.0, whole, 0.0)
@@ -63,7 +63,7 @@ def _other_rule(original: Any, ops: TensorOps, logits: Tensor, options: Generate
 
 
 def _reached(original: Any, ops: TensorOps, probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Where the running sum reaches the number, not where it exceeds it."""
+    """Finds where the running sum reaches the number, not where it exceeds it."""
     running = ops.cumulative_sum(probabilities, -1)
     below = running < ops.reshape(uniform, (-1, 1)) * ops.max(running, -1, keepdims=True)
     found = ops.where(below, 0.0 * probabilities, 1.0)
@@ -71,7 +71,7 @@ def _reached(original: Any, ops: TensorOps, probabilities: Tensor, uniform: Tens
 
 
 def _of_one(original: Any, ops: TensorOps, probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The running sum against the number itself, as if it ended at 1."""
+    """Compares the running sum with the number itself, as if it ended at 1."""
     passed = ops.cumulative_sum(probabilities, -1) > ops.reshape(uniform, (-1, 1))
     return ops.argmax(ops.where(passed, 0.0 * probabilities + 1.0, 0.0), -1)
 
@@ -99,7 +99,7 @@ def _one_number(original: Any, ops: TensorOps, logits: Tensor, uniform: Tensor, 
 
 
 def _text_forgotten(original: Any, backend: Backend, options: GenerateOptions) -> Callable[..., Any]:
-    """The marks of what was seen stay those of the prompts."""
+    """Leaves the marks of what was seen as they were for the prompts."""
     compiled = original(backend, options)
 
     def run(seen: Tensor, logits: Tensor, uniform: Tensor) -> Any:

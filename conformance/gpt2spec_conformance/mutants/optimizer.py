@@ -22,7 +22,7 @@ Update = Callable[[TensorOps, Tensor, Tensor, Tensor, Tensor, float, AdamWScalar
 
 
 def each(update_one: Update) -> Callable[..., Any]:
-    """`adamw_update` by `update_one(ops, p, g, m, v, decay, scalars)`, which gives the new p, m and v of one tensor."""
+    """Replaces `adamw_update` by `update_one(ops, p, g, m, v, decay, scalars)`, which gives the new p, m and v of one tensor."""
 
     def adamw_update(
         original: Any, ops: TensorOps, params: Any, grads: Any, m: Any, v: Any, decay: Any, s: AdamWScalars
@@ -51,7 +51,7 @@ def moved(ops: TensorOps, p: Tensor, m: Tensor, v: Tensor, decay: float, s: Adam
 
 
 def towards(step: Callable[[TensorOps, Tensor, Tensor, AdamWScalars], Tensor]) -> Callable[..., Any]:
-    """AdamW with another direction, `step(ops, m, v, scalars)`."""
+    """Updates in another direction, `step(ops, m, v, scalars)`."""
 
     def update_one(ops: TensorOps, p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> Moved:
         m, v = moments(g, m, v, s)
@@ -145,7 +145,7 @@ def _no_root(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
 
 
 def _with_settings(**changes: Any) -> dict[str, Callable[..., Any]]:
-    """Settings that are what they are, whatever is asked for."""
+    """Fixes settings, whatever is asked for."""
 
     def apply_gradients(original: Any, ops: TensorOps, adamw: AdamW, *args: Any) -> Any:
         return original(ops, dataclasses.replace(adamw, **changes), *args)
@@ -178,7 +178,7 @@ def _clipped_one_by_one(ops: TensorOps, adamw: AdamW, grads: Tree) -> Tree:
 
 
 def _at_update(change: Callable[[int], int]) -> dict[str, Callable[..., Any]]:
-    """Bias correction as if the update were another."""
+    """Corrects the bias as if the update had another number."""
 
     def update_scalars(original: Any, adamw: AdamW, lr: float, update: int) -> Any:
         return original(adamw, lr, change(update))

@@ -1,4 +1,4 @@
-"""Mistakes in the learning rate's course."""
+"""Mistakes in the learning-rate schedule."""
 
 import dataclasses
 import math
@@ -11,8 +11,8 @@ from gpt2spec_conformance.mutants.fault import Mutant
 SCHEDULE = "a line from peak / warm-up to peak, then half a cosine to final_fraction peak (optimizer.WarmupCosine)"
 
 
-def _course(rate: Callable[[Callable[[int], float], WarmupCosine, int], float]) -> dict[str, Callable[..., Any]]:
-    """Learning rates by `rate(right, schedule, update)`, `right(update)` being the right one."""
+def _schedule(rate: Callable[[Callable[[int], float], WarmupCosine, int], float]) -> dict[str, Callable[..., Any]]:
+    """Replaces learning rates by `rate(right, schedule, update)`, where `right(update)` is the right one."""
 
     def learning_rates(original: Any, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:
         return [rate(lambda update: original(schedule, [update])[0], schedule, update) for update in updates]
@@ -59,7 +59,7 @@ def _no_warmup(right: Any, schedule: WarmupCosine, update: int) -> float:
 
 
 def _rate(name: str, summary: str, rate: Any) -> Mutant:
-    return Mutant(name, summary, SCHEDULE, "schedule.warmup-cosine.brief", subject=_course(rate))
+    return Mutant(name, summary, SCHEDULE, "schedule.warmup-cosine.brief", subject=_schedule(rate))
 
 
 MUTANTS = [
@@ -80,7 +80,7 @@ MUTANTS = [
         "the cosine ends at zero, where a floor was asked for",
         SCHEDULE,
         "schedule.warmup-cosine.floor",
-        subject=_course(lambda right, schedule, update: dataclasses.replace(schedule, final_fraction=0.0)(update)),
+        subject=_schedule(lambda right, schedule, update: dataclasses.replace(schedule, final_fraction=0.0)(update)),
     ),
     _rate("cosine-of-whole-run", "the cosine's progress counts the warm-up: it begins below the peak", _whole_run),
     _rate("cosine-too-long", "the cosine ends `steps` updates after the warm-up", _after_warmup),

@@ -1,4 +1,4 @@
-"""Mistakes in how the parts are put together: embeddings, residual stream, order of layers, head."""
+"""Mistakes in how the model is put together: embeddings, residual stream, order of layers, head."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ KILLED_BY = "model.logits.probe.L1"
 
 
 class Branches:
-    """The parts of a block for one that puts them together in its own way; it finds out the taps.
+    """The branches of a block, for one that puts them together in its own way, and their taps.
 
     `drop(x, 1)` and `drop(x, 2)` are dropout at the block's sites.
     """
@@ -116,7 +116,7 @@ def _scaled_residual(b: Branches, x: Tensor) -> Tensor:
 
 
 def _embedding(change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
-    """`embed` with other tables: `change(ops, wte, wpe)`."""
+    """Embeds with other tables, `change(ops, wte, wpe)`."""
 
     def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
         wte, wpe = change(ops, params["wte"]["weight"], params["wpe"]["weight"])
@@ -134,7 +134,7 @@ def _reversed_positions(ops: TensorOps, wte: Tensor, wpe: Tensor) -> tuple[Tenso
 
 
 def _layers(change: Callable[[list[Tree]], list[Tree]]) -> Callable[..., Any]:
-    """`transformer` over other layers."""
+    """Runs the transformer over other layers."""
 
     def transformer(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
         blocks = ops.stack_layers(change(ops.unstack_layers(params["blocks"])))
@@ -144,12 +144,12 @@ def _layers(change: Callable[[list[Tree]], list[Tree]]) -> Callable[..., Any]:
 
 
 def _last_silenced(layers: list[Tree]) -> list[Tree]:
-    """A layer of zeros adds nothing to the stream; layer and cache stay where they are."""
+    """Sets the last layer to zeros, which adds nothing to the stream; the layer and its cache stay where they are."""
     return [*layers[:-1], tree_map(lambda x: 0.0 * x, layers[-1])]
 
 
 def _head(change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]) -> dict[str, Callable[..., Tensor]]:
-    """The head on other inputs, `change(ops, x, wte)`, for logits and loss alike."""
+    """Puts other inputs into the head, `change(ops, x, wte)`, for both logits and loss."""
 
     def unembed(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:
         return original(*change(ops, x, wte))
@@ -161,7 +161,7 @@ def _head(change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]) 
 
 
 def _another_matrix(ops: TensorOps, x: Tensor, wte: Tensor) -> tuple[Tensor, Tensor]:
-    """The embedding's rows in reverse stand for a matrix that was initialised by itself."""
+    """Reverses the rows of the embedding, which stands for a matrix that was initialised by itself."""
     return x, ops.take(wte, wte.shape[0] - 1 - ops.arange(wte.shape[0]), 0)
 
 

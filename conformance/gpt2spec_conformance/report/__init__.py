@@ -1,1 +1,1 @@
-"""Reports of sessions, all of them made from the JSON lines, which hold everything that a session found."""
+"""Reports of sessions are all made from the JSON lines, which hold everything that a session found."""

@@ -13,7 +13,7 @@ LOOKS: dict[LevelStatus, tuple[str, str]] = {
     "not claimed": ("not claimed", "lightgrey"),
     "failed": ("failing", "red"),
 }
-"""Message and colour."""
+"""The message and colour of a badge by the status of a level."""
 
 
 def render(sessions: Sequence[SessionReport]) -> dict[str, str]:
@@ -32,7 +32,7 @@ def render(sessions: Sequence[SessionReport]) -> dict[str, str]:
 
 
 def _status(session: SessionReport, status: LevelStatus) -> LevelStatus:
-    """An interrupted session proves nothing of what it had passed."""
+    """The status of a level, which an interrupted session never proves to be passed."""
     return "partial" if not session.complete and status in ("passed", "excepted") else status
 
 

@@ -1,4 +1,4 @@
-"""The folder of all reports of some sessions."""
+"""This module writes all reports of some sessions into a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ RESULTS = "results.jsonl"
 
 
 def write_reports(folder: Path, sessions: Sequence[SessionReport]) -> None:
-    """Write results.jsonl, junit.xml, report.md, report.html and a badge for each level into `folder`.
+    """Writes results.jsonl, junit.xml, report.md, report.html and a badge for each level into `folder`.
 
     Each file is written whole or not replaced. Raises `StorageError` where they cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Sessions as one page that needs nothing else: a matrix of subjects and families, and every case below it."""
+"""The HTML report is one page without other files: a matrix of subjects and families, and every case below it."""
 
 from collections.abc import Sequence
 from functools import cache

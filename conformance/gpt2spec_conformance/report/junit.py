@@ -1,4 +1,4 @@
-"""Sessions in JUnit's XML, a test suite for each."""
+"""The JUnit report is XML with a test suite for each session."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -12,7 +12,7 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(sessions: Sequence[SessionReport]) -> str:
-    """The text of junit.xml. Red there is what counts against the verdict."""
+    """The text of junit.xml, in which a test is red if its case counts against the verdict."""
     root = ET.Element("testsuites", name="gpt2spec conform")
     for session, name in zip(sessions, summary.subject_names(sessions), strict=True):
         root.append(_suite(session, name))
@@ -48,7 +48,7 @@ def _test(session: SessionReport, case: CaseReport, suite: str) -> ET.Element:
 
 
 def _whole_session(session: SessionReport, suite: str) -> ET.Element:
-    """A test that is red because the session is, though none of its cases is."""
+    """A red test for a session that failed though none of its cases did."""
     test = ET.Element("testcase", name="session", classname=_text(suite), time="0.000")
     ET.SubElement(test, "error", message=summary.verdict_line(session), type=session.verdict)
     return test

@@ -1,4 +1,4 @@
-"""Sessions in Markdown, for summaries of CI runs and for issues."""
+"""The Markdown report is for summaries of CI runs and for issues."""
 
 from collections.abc import Iterator, Sequence
 
@@ -50,6 +50,6 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    r"""`text` as it is: no character of it is markup."""
+    r"""Escapes `text` so that no character of it is markup."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{character}" if character in r"\`*_[]|" else character for character in text)

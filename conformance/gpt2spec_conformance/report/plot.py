@@ -52,7 +52,7 @@ def error_by_layer(case: CaseReport) -> str:
 
 
 def _series(case: CaseReport) -> dict[str, list[tuple[int, float]]]:
-    """(layer, error) by tap, going up."""
+    """The pairs (layer, error) of each tap, from the first layer up."""
     found: dict[str, list[tuple[int, float]]] = {}
     for tensor in case.tensors:
         if match := TAP.fullmatch(tensor.name):

@@ -1,4 +1,4 @@
-"""How far a session has come, on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a session is shown on standard error: as a bar on a terminal, elsewhere as a line now and then."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class Progress:
             self.bar = tqdm(total=total, desc=subject, unit="case", dynamic_ncols=True, leave=False)
 
     def __call__(self, case: Case) -> None:
-        """Note that `case` begins, and thus that those before it are done."""
+        """Notes that `case` begins, and thus that those before it are done."""
         if self.bar is not None:
             self.bar.update(self.begun - self.bar.n)
             self.bar.set_postfix_str(case.id)
@@ -39,12 +39,12 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Clear the bar away."""
+        """Clears the bar away."""
         if self.bar is not None:
             self.bar.close()
 
     def _line(self) -> str:
-        """Done, rate and what is left; `begun` cases are done when the next one begins."""
+        """Says how many cases are done, how fast, and how long the rest takes."""
         elapsed = max(time.monotonic() - self.start, 1e-9)
         rate = self.begun / elapsed
         left = f"  ETA {tqdm.format_interval((self.total - self.begun) / rate)}" if rate else ""

@@ -1,4 +1,4 @@
-"""Sessions as JSON lines: for each a header, a line a case, and a footer without which it counts as cut off.
+"""Results are JSON lines: for each session a header, a line a case, and a footer without which it was cut off.
 
 Numbers that JSON does not have are the texts "inf", "-inf" and "nan". The tensors of an answer are its "parts" here.
 """
@@ -79,7 +79,7 @@ def _lines(session: SessionReport) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with numbers that JSON lacks as texts."""
+    """Replaces the numbers in `value` that JSON lacks by texts."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

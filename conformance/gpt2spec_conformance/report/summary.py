@@ -1,4 +1,4 @@
-"""What several reports say in the same words: families, levels, the verdict, the suspects."""
+"""The words that several reports share: families, levels, the verdict, the suspects."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Family:
 
     @property
     def ratio(self) -> str:
-        """The largest error by its budget, as text."""
+        """The largest error divided by its budget, as text."""
         return format_ratio(self.worst)
 
 
@@ -67,7 +67,7 @@ def _family(name: str, cases: Sequence[CaseReport]) -> Family:
 
 
 def format_ratio(case: CaseReport | None) -> str:
-    """A case's error by its budget in two or three digits, or `-`."""
+    """The error of a case divided by its budget, in three digits, or `-`."""
     return "-" if case is None or case.ratio is None else f"{case.ratio:.3g}"
 
 
@@ -114,7 +114,7 @@ def inapplicable(session: SessionReport) -> list[CaseReport]:
 
 
 def what_is_wrong(case: CaseReport) -> str:
-    """A case's message, with what it is where that is not a wrong answer."""
+    """The message of a case, after its status unless that is a wrong answer."""
     return case.message if case.status == "failed" else f"{WORDS[case.status]}: {case.message}"
 
 

@@ -1,4 +1,4 @@
-"""A session in plain text. Two runs of the same give the same text but for the time in the last line."""
+"""The report for terminals is plain text; two runs differ only in the time in the last line."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""Adapters that make other people's GPT-2 a subject. Each module imports its framework, and this one imports none."""
+"""The interface of subjects, backends as subjects, and adapters for other people's models, each with its framework."""

@@ -1,4 +1,4 @@
-"""A backend as a subject: it is judged through the core's own model, optimizer and decoding."""
+"""This module makes a backend a subject, which is judged through the core's own model, optimizer and decoding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpt2spec_conformance.subjects.interface import Subject
 
 
 class BackendSubject(Subject):
-    """A backend, run through the core's own model, optimizer and decoding."""
+    """A backend that runs the core's own model, optimizer and decoding."""
 
     backend: Backend
 

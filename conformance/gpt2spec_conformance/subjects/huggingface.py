@@ -1,4 +1,4 @@
-"""Hugging Face's `GPT2LMHeadModel` as a subject: `--subject gpt2spec_conformance.subjects.huggingface:subject`.
+"""Hugging Face's `GPT2LMHeadModel` is a subject: `--subject gpt2spec_conformance.subjects.huggingface:subject`.
 
 Nothing is downloaded: the models are built from configurations and get the suite's weights.
 """
@@ -26,13 +26,13 @@ PARTS = {"attn": "transformer.h.{i}.attn", "mlp": "transformer.h.{i}.mlp", "resi
 
 
 def build(config: GPT2Config) -> Any:
-    """Their model with its own initial weights, its end-of-text token unset."""
+    """Builds their model with its own initial weights and without an end-of-text token."""
     fields = {**config_to_json(config), "bos_token_id": None, "eos_token_id": None}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**fields))
 
 
 class HuggingFaceSubject(TorchModuleSubject):
-    """Their model, and the key/value cache, filters and generation that come with it."""
+    """Hugging Face's model with the key/value cache, filters and generation that come with it."""
 
     frameworks = ("torch", "transformers")
 
@@ -43,7 +43,7 @@ class HuggingFaceSubject(TorchModuleSubject):
     def cached_logits(
         self, config: GPT2Config, params: HostParams, tokens: np.ndarray, lengths: Sequence[int], widths: Sequence[int]
     ) -> np.ndarray:
-        """Each row by itself: `past_key_values` has one length for all rows."""
+        """Reads each row by itself, since `past_key_values` has one length for all rows."""
         model = self.loaded(config, params)
         found = np.zeros((*tokens.shape, config.vocab_size))
         ends = np.cumsum(widths)
@@ -58,7 +58,7 @@ class HuggingFaceSubject(TorchModuleSubject):
         return found
 
     def token_probabilities(self, logits: np.ndarray, options: GenerateOptions, text: Sequence[int] = ()) -> np.ndarray:
-        """By the logits processors of `generate`, in its order. It has one rule of top-p, whatever is asked for."""
+        """Applies the logits processors of `generate` in its order; they know only one rule of top-p."""
         penalty, temperature = float(options.repetition_penalty), float(options.temperature)
         processors: list[Any] = [transformers.RepetitionPenaltyLogitsProcessor(penalty)] if text else []
         processors += [transformers.TemperatureLogitsWarper(temperature)]
@@ -73,7 +73,7 @@ class HuggingFaceSubject(TorchModuleSubject):
     def generate(
         self, config: GPT2Config, params: HostParams, prompts: Sequence[Sequence[int]], options: GenerateOptions
     ) -> list[list[int]]:
-        """`model.generate` on prompts padded on the left, PyTorch's generator seeded with the options' seed."""
+        """Calls `model.generate` on prompts padded on the left, with PyTorch's generator seeded by the options."""
         width = max(map(len, prompts))
         tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -84,7 +84,7 @@ class HuggingFaceSubject(TorchModuleSubject):
 
 
 def _settings(options: GenerateOptions) -> dict[str, Any]:
-    """How tokens are chosen, in their words; top-k is 0 and top-p is 1 where there is none."""
+    """The options by which tokens are chosen, in their words; top-k is 0 and top-p is 1 where there is none."""
     settings: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
         "num_return_sequences": options.samples,
@@ -115,11 +115,11 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
 
 
 def _until(stop_tokens: Sequence[int], tokens: list[int]) -> list[int]:
-    """What comes before the first stop token; padding follows it."""
+    """The tokens before the first stop token, which padding follows."""
     ends = [place for place, token in enumerate(tokens) if token in stop_tokens]
     return tokens[: min(ends, default=len(tokens))]
 
 
 def subject() -> HuggingFaceSubject:
-    """What `--subject` calls."""
+    """Makes the subject for `--subject`."""
     return HuggingFaceSubject()

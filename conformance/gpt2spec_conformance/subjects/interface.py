@@ -1,4 +1,4 @@
-"""What the suite speaks to: anything that claims to be GPT-2, through as many of these methods as it has.
+"""The interface through which the suite speaks to anything that claims to be GPT-2.
 
 All arrays are NumPy's; weights have the names and shapes of `gpt2spec.parameters`.
 """
@@ -52,7 +52,7 @@ class Subject:
     decoding_weights: str | None = None
 
     def supports(self, operation: str) -> bool:
-        """Whether the subject has what a case needs: an operation of `OPERATIONS`, or another one (see `Case`)."""
+        """Whether the subject has an operation, one of `OPERATIONS` or another that a case may need (see `Case`)."""
         if operation == "backend":
             return self.backend is not None
         if operation in LEVELS:
@@ -62,7 +62,7 @@ class Subject:
         return self._overrides(operation)
 
     def context(self) -> AbstractContextManager[None]:
-        """What a case enters where it runs functions of the core on the subject's backend by itself."""
+        """The context in which a case calls functions of the core on the subject's backend."""
         return nullcontext()
 
     def _overrides(self, operation: str) -> bool:
@@ -71,17 +71,17 @@ class Subject:
     # ------------------------------------------------------------------ level inference
 
     def logits(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> np.ndarray:
-        """Tokens [B, T] -> [B, T, V], without dropout."""
+        """Logits [B, T, V] of tokens [B, T], without dropout."""
         raise NotImplementedError
 
     def taps(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> dict[str, np.ndarray]:
-        """`h.0.attn`, `h.0.mlp` and `h.0.residual` (the stream after block 0) and so on, each [B, T, D]."""
+        """The taps `h.0.attn`, `h.0.mlp`, `h.0.residual` (the stream after block 0) and so on, each [B, T, D]."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ level gradient
 
     def loss(self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray) -> float:
-        """Mean cross entropy in nats of `targets` [B, T] after `tokens` [B, T]."""
+        """The mean cross entropy in nats of `targets` [B, T] after `tokens` [B, T]."""
         return self.loss_and_gradients(config, params, tokens, targets)[0]
 
     def loss_and_gradients(
@@ -98,7 +98,7 @@ class Subject:
         targets: np.ndarray,
         sizes: Sequence[int],
     ) -> tuple[float, HostParams]:
-        """`loss_and_gradients`, computed some rows at a time and added up: `sizes` add up to the rows."""
+        """The loss and gradients, added up over micro-batches of so many rows: `sizes` add up to all rows."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ level train
@@ -120,7 +120,7 @@ class Subject:
         raise NotImplementedError
 
     def initial_parameters(self, config: GPT2Config, seed: int) -> HostParams:
-        """Freshly initialised weights."""
+        """Freshly initialised weights of the model, drawn with a seed."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ level decode
@@ -136,7 +136,7 @@ class Subject:
         raise NotImplementedError
 
     def token_probabilities(self, logits: np.ndarray, options: GenerateOptions, text: Sequence[int] = ()) -> np.ndarray:
-        """Probabilities [V] of the token after `text` from its logits [V], as tokens are drawn with these options.
+        """The probabilities [V] with which the token after `text` is drawn with these options, given its logits [V].
 
         The repetition penalty comes first, then temperature, top-k, top-p and min-p.
         """

@@ -1,4 +1,4 @@
-"""Making the subject that the command line names."""
+"""This module makes the subject that the command line names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_subject(path: str) -> Subject:
 
 
 def local_subject(path: str) -> Subject:
-    """`load_subject`, with modules of the current folder to be found, as `python -m` finds them."""
+    """Makes a subject as `load_subject` does, from modules of the current folder too, as `python -m` finds them."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     return load_subject(path)

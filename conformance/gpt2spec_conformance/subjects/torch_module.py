@@ -25,7 +25,7 @@ Arrays = Sequence[np.ndarray]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a module stores one weight of the specification.
+    """The way in which a module stores one weight of the specification.
 
     Attributes:
         names: the module's parameters that hold it; `{i}` stands for the number of the block. None at all means that
@@ -39,7 +39,7 @@ class Layout:
     read: Callable[[Arrays], np.ndarray]
 
     def suffixed(self, suffix: str) -> Layout:
-        """The same for a weight of a module: `names` are modules, and `suffix` is ".weight" or ".bias"."""
+        """The layout for one weight of each module: `names` are modules, and `suffix` is ".weight" or ".bias"."""
         return replace(self, names=tuple(name + suffix for name in self.names))
 
 
@@ -120,7 +120,7 @@ class TorchModuleSubject(Subject):
             _tapped_modules(self._parts, module, L2)
 
     def supports(self, operation: str) -> bool:
-        """Taps only where `parts` says what they are."""
+        """A module has taps only where `parts` says what they are."""
         return super().supports(operation) and (operation != "taps" or bool(self._parts))
 
     def logits(self, config: GPT2Config, params: HostParams, tokens: np.ndarray) -> np.ndarray:  # noqa: D102
@@ -151,7 +151,7 @@ class TorchModuleSubject(Subject):
         return found
 
     def loss(self, config: GPT2Config, params: HostParams, tokens: np.ndarray, targets: np.ndarray) -> float:
-        """PyTorch's mean cross entropy of the module's logits."""
+        """PyTorch's mean cross entropy of the logits of the module."""
         module = self.loaded(config, params)
         with torch.no_grad():
             return self._loss(module, tokens, targets).item()
@@ -173,7 +173,7 @@ class TorchModuleSubject(Subject):
         targets: np.ndarray,
         sizes: Sequence[int],
     ) -> tuple[float, HostParams]:
-        """By `backward`, which adds to the gradients there are: of each part's mean loss times its share."""
+        """Calls `backward` for each micro-batch's mean loss times its share, which adds up the gradients."""
         module = self.loaded(config, params)
         module.zero_grad()
         total, ends = 0.0, np.cumsum(sizes)
@@ -221,7 +221,7 @@ class TorchModuleSubject(Subject):
         return nn.functional.cross_entropy(logits.flatten(0, -2), to_torch(targets).flatten())
 
     def _read(self, config: GPT2Config, tensors: Mapping[str, torch.Tensor]) -> HostParams:
-        """Weights or gradients by the specification's names, from those by the module's."""
+        """Weights or gradients by the names of the specification, from those by the names of the module."""
 
         def read(weight: Weight) -> np.ndarray:
             layout = self._layout(weight)
@@ -231,7 +231,7 @@ class TorchModuleSubject(Subject):
         return {weight.name: read(weight) for weight in weight_table(config)}
 
     def _layout(self, weight: Weight) -> Layout:
-        """Where the module has a weight, the block's number filled in."""
+        """The layout of a weight, with the block's number filled in."""
         pattern, block = _pattern(weight.name)
         module, _, suffix = pattern.rpartition(".")
         if pattern in self._names:
@@ -263,12 +263,12 @@ class TorchModuleSubject(Subject):
 
 
 def to_torch(tokens: np.ndarray) -> torch.Tensor:
-    """Token ids as int64."""
+    """Converts token ids to an int64 tensor."""
     return torch.from_numpy(np.array(tokens, np.int64))
 
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:
-    """An array of its own."""
+    """Copies a tensor to an array."""
     return np.array(x.detach().numpy())
 
 
@@ -277,7 +277,7 @@ def _first(output: Any) -> Any:
 
 
 def _pattern(name: str) -> tuple[str, str]:
-    """("h.{i}.ln_1.bias", "3") of "h.3.ln_1.bias"; ("wte.weight", "") of what is in no block."""
+    """Splits "h.3.ln_1.bias" into ("h.{i}.ln_1.bias", "3"), and "wte.weight" into ("wte.weight", "")."""
     found = re.fullmatch(r"h\.(\d+)\.(.*)", name)
     return (f"h.{{i}}.{found[2]}", found[1]) if found else (name, "")
 
@@ -301,7 +301,7 @@ def _check_shape(weight: Weight, name: str, found: tuple[int, ...], expected: tu
 
 
 def _tapped_modules(parts: Mapping[str, str], module: nn.Module, config: GPT2Config) -> dict[str, nn.Module]:
-    """The modules whose outputs are the taps, by the taps' names. Raises `ConfigError` where there are none."""
+    """The modules whose outputs are the taps, by the names of the taps. Raises `ConfigError` where there are none."""
     if set(parts) != {"attn", "mlp", "residual"}:
         raise ConfigError(f"parts has {', '.join(parts)}; it needs attn, mlp and residual")
     modules = dict(module.named_modules())

@@ -1,4 +1,4 @@
-"""The suite for implementations in any language: questions go out as files, and answers come back as files.
+"""Implementations in any language are judged by files: questions go out, and answers come back.
 
 `export` writes every question that a file can put: the model's shape, weights and tokens, or an optimizer's
 settings and gradients. Nobody's answers are exported. `judge` reads what an implementation wrote and puts the very

@@ -1,4 +1,4 @@
-"""Writing the questions: weights and inputs as safetensors files, a list of what is asked, and a manifest."""
+"""The export writes the questions: weights and inputs as safetensors files, a list of all questions, a manifest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Export:
 
 @functools.cache
 def make_export() -> Export:
-    """Everything that is to be written."""
+    """Makes all files of an export."""
     files: dict[str, bytes] = {}
     listed = []
     weight_names = _names_of_weights()
@@ -62,7 +62,7 @@ def make_export() -> Export:
 
 
 def export(folder: Path) -> dict[str, Any]:
-    """Write the questions into a new or empty folder.
+    """Writes the questions into a new or empty folder.
 
     Args:
         folder: it and its parents are made; nothing is left of it where writing fails.
@@ -92,11 +92,11 @@ def _names_of_weights() -> dict[bytes, str]:
 
 
 def _as_line(question: Mapping[str, Any]) -> str:
-    """A question as `key=value` words, for programs without a JSON parser."""
+    """Writes a question as `key=value` words, for programs without a JSON parser."""
     words = {key: question[key] for key in ("name", "operation", "weights", "inputs")} | question["settings"]
     return " ".join(f"{key}={value}" for key, value in words.items()) + "\n"
 
 
 def as_safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Named arrays as the bytes of a safetensors file."""
+    """The bytes of a safetensors file with some named arrays."""
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

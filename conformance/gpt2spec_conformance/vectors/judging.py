@@ -1,4 +1,4 @@
-"""Judging the answers that an implementation wrote: the cases are put to a subject that answers from its files."""
+"""The answers that an implementation wrote are judged: cases are put to a subject that answers from its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gpt2spec_conformance.vectors.questions import OPERATIONS, Correspondent, Qu
 
 
 class VectorSubject(Correspondent):
-    """An implementation that answered by files.
+    """An implementation that answers by files.
 
     Args:
         answers: what it wrote, by the name of the question.
@@ -37,11 +37,11 @@ class VectorSubject(Correspondent):
         self._names = questionnaire().names
 
     def supports(self, operation: str) -> bool:
-        """Files can answer what they can ask."""
+        """Whether files can put, and so answer, the operation."""
         return operation in OPERATIONS
 
     def reply(self, question: Question) -> Answer:
-        """The file's tensors. Raises `Nonconformance` unless they are those that were asked for, and finite."""
+        """The tensors of the file. Raises `Nonconformance` unless they are those that were asked for, and finite."""
         name = self._names[question.key]
         answer = self.answers[name]
         _check_answer(name, answer, question.returns)
@@ -79,7 +79,7 @@ def judge(
     dtype: str = "float32",
     progress: Callable[[Case], None] = lambda case: None,
 ) -> SessionReport:
-    """Put the cases to what an implementation answered.
+    """Judges the answers of an implementation.
 
     Args:
         folder: what `export` wrote.
@@ -105,7 +105,7 @@ def read_subject(folder: Path, outputs: Path, name: str = "vectors", dtype: str 
 
 
 def check_export(folder: Path) -> None:
-    """Raise `DataError` unless `folder` has the questions that this version of the suite asks, undamaged."""
+    """Raises `DataError` unless `folder` has the questions that this version of the suite asks, undamaged."""
     manifest = _read_manifest(folder)
     again = "`gpt2spec vectors export` makes the questions anew"
     if manifest.get("format") != FORMAT:

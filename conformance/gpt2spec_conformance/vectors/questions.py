@@ -1,4 +1,4 @@
-"""The questions that files can put: what the cases ask, found by asking them."""
+"""The questions that files can put are those that the cases ask, found by asking them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gpt2spec_conformance.runner import oracle
 from gpt2spec_conformance.subject import Subject
 
 OPERATIONS = ("logits", "taps", "loss", "loss_and_gradients", "adamw_steps")
-"""What files can ask for."""
+"""The operations that files can ask for."""
 FAMILIES = ("model", "loss", "gradient", "optimizer")
-"""Whose cases are exported."""
+"""The families whose cases are exported."""
 NOT_IN_FILES = ("model.laws.repeated",)
-"""Cases about what an implementation keeps from one call to the next: files cannot show it."""
+"""Cases about what an implementation keeps from one call to the next, which files cannot show."""
 MODEL_SETTINGS = ("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size", "layer_norm_epsilon")
 
 
@@ -132,7 +132,7 @@ def table_settings(params: HostParams) -> dict[str, str | float]:
 
 
 class Recorder(Correspondent):
-    """Writes down what it is asked, and answers as the oracle, so that every case goes on to its end."""
+    """Records its questions and answers as the oracle does, so that every case goes on to its end."""
 
     name = "recorder"
     dtype = "float64"
@@ -165,7 +165,7 @@ class Questionnaire:
 
     @property
     def names(self) -> dict[str, str]:
-        """Question key -> its name."""
+        """The names of the questions by their keys."""
         return {question.key: name for name, question in self.questions.items()}
 
 
@@ -177,7 +177,7 @@ def exportable_cases() -> list[Case]:
 
 @functools.cache
 def questionnaire() -> Questionnaire:
-    """What the exportable cases ask, found by asking."""
+    """Asks the exportable cases what they ask."""
     names: dict[str, str] = {}
     questions: dict[str, Question] = {}
     asked_by = {}
