@@ -22,7 +22,7 @@ Update = Callable[[TensorOps, Tensor, Tensor, Tensor, Tensor, float, AdamWScalar
 
 
 def each(update_one: Update) -> Callable[..., Any]:
-    """Replaces `adamw_update` by `update_one(ops, p, g, m, v, decay, scalars)`, which gives the new p, m and v of one tensor."""
+    """Replaces `adamw_update` by `update_one(ops, p, g, m, v, decay, scalars)`, which gives new p, m and v."""
 
     def adamw_update(
         original: Any, ops: TensorOps, params: Any, grads: Any, m: Any, v: Any, decay: Any, s: AdamWScalars
