@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
@@ -9,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from gpt2spec_conformance import int8
-from gpt2spec_conformance.case import Case
+from gpt2spec_conformance.case import Case, case, declared_in
 from gpt2spec_conformance.cases import all_cases
 from gpt2spec_conformance.cases.int8 import uneven
 from gpt2spec_conformance.diagnosis import diagnose
@@ -41,6 +42,51 @@ def test_the_cases_are_those_that_are_frozen() -> None:
     assert [case.id for case in all_cases()] == list(FROZEN["cases"])
     assert len({case.id for case in all_cases()}) == len(all_cases())
     assert {case.level for case in all_cases()} == set(LEVELS)
+
+
+DECLARATIONS = """
+from gpt2spec_conformance.case import case, product
+
+@case("a.{weights}.{size}", level="inference", operation="logits", each=product(weights=("x", "y"), size=(1, 2)))
+def first(subject, size):
+    '''Of {weights} weights
+    the first.
+
+    What else is to be said is no part of it.
+    '''
+    return {"size": size}
+
+@case("b.{weights}", level="inference", operation="logits", each=product(weights=("x", "y")))
+def second(subject):
+    '''Second.'''
+
+@case("c", level="train", operation="logits", truth=lambda answer: {"size": 5})
+def third(subject):
+    '''Third.'''
+
+@case("d.{size}", level="train", operation="logits", truth=lambda answer, size: {"size": size}, each=product(size=(3,)))
+def fourth(subject):
+    '''Fourth.'''
+"""
+
+
+def test_cases_are_declared_on_the_functions_that_ask_them() -> None:
+    module = types.ModuleType("declarations")
+    exec(DECLARATIONS, vars(module))
+    found = list(declared_in(module))
+    assert [case.id for case in found] == ["a.x.1", "a.x.2", "b.x", "a.y.1", "a.y.2", "b.y", "c", "d.3"]
+    assert [found[0].summary, found[3].summary, found[-1].summary] == [
+        "of x weights the first",
+        "of y weights the first",
+        "fourth",
+    ]
+    assert [case.ask(Subject()) for case in found[:2]] == [{"size": 1}, {"size": 2}]
+    assert [case.truth and case.truth({}) for case in found[5:]] == [None, {"size": 5}, {"size": 3}]
+
+
+def test_a_case_of_a_level_that_is_none_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(KeyError, match="inferrence"):
+        case("a.b", level="inferrence", operation="logits")
 
 
 def test_every_right_implementation_stays_at_a_quarter_of_its_budget() -> None:
