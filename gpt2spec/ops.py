@@ -5,8 +5,8 @@ standard; tensors also overload `+ - * /`, comparisons and basic slicing. The
 *composites* are defined here in terms of primitives, and read like the formulas they stand for; a backend may
 override any of them with its framework's fused kernel, which must then agree with the definition here.
 
-Tensors are the framework's own; this module never looks inside one beyond `.shape`. Nothing is implied:
-every dtype, axis and epsilon is passed. Python scalars take the dtype of the tensor they meet.
+Tensors are the framework's own; this module uses nothing of them beyond `.shape`. Every dtype, axis and epsilon is
+passed explicitly. Python scalars take the dtype of the tensor that they are combined with.
 Shapes: B rows, T positions, D width, H heads, d head width, V vocabulary, C cache capacity.
 """
 
@@ -21,23 +21,23 @@ from gpt2spec.parameters import is_layer_norm
 from gpt2spec.tree import Tree, named_leaves, tree_unflatten
 
 Tensor = Any
-"""A tensor of whatever framework runs."""
+"""A tensor of the backend's framework."""
 Key = Any
-"""Where random numbers come from: opaque, made by `Backend.dropout_key` and split by `fold_in`."""
+"""The key of random numbers, which `Backend.dropout_key` makes and `fold_in` splits."""
 
 
 class AdamWScalars(NamedTuple):
     """The numbers of one AdamW update, which are the same for all tensors.
 
     Attributes:
-        scale: what gradients are multiplied by to clip them.
+        scale: the factor that clips gradients.
         lr: the learning rate.
         update: t = 1, 2, ..., for kernels that compute the corrections themselves.
         correction1: 1 - beta1^t, which corrects the bias of the first moment.
         correction2: 1 - beta2^t, which corrects the bias of the second moment.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        epsilon: added to the root of the second moment.
+        beta1: the decay of the first moment.
+        beta2: the decay of the second moment.
+        epsilon: is added to the root of the second moment.
     """
 
     scale: Tensor | float
@@ -51,11 +51,11 @@ class AdamWScalars(NamedTuple):
 
 
 class TensorOps(ABC):
-    """The tensor operations of one backend, computing in one dtype.
+    """The tensor operations of one backend, which computes in one dtype.
 
     Attributes:
-        dtype: what activations are computed in: "float32", "bfloat16" or "float64".
-        reduce_dtype: what layer norm, softmax and losses are reduced in, never less than float32.
+        dtype: the dtype of activations: "float32", "bfloat16" or "float64".
+        reduce_dtype: the dtype in which layer norm, softmax and losses are reduced, at least float32.
     """
 
     def __init__(self, dtype: str) -> None:
@@ -78,11 +78,11 @@ class TensorOps(ABC):
 
     @abstractmethod
     def astype(self, x: Tensor, dtype: str) -> Tensor:
-        """`x` converted to `dtype`; `x` itself where it has it already. Differentiable."""
+        """Convert `x` to `dtype`; `x` itself if it has that dtype. Differentiable."""
 
     @abstractmethod
     def stop_gradient(self, x: Tensor) -> Tensor:
-        """`x`, constant to `Backend.value_and_grad`."""
+        """`x`, treated as a constant by `Backend.value_and_grad`."""
 
     # ------------------------------------------------------------------ required: shape and indexing
 
@@ -165,16 +165,16 @@ class TensorOps(ABC):
 
     @abstractmethod
     def fold_in(self, key: Key, index: int | Tensor) -> Key:
-        """Another key, for part `index` of what `key` is for. Stateful generators may return `key`."""
+        """Derive the key number `index` from `key`. Stateful generators may return `key`."""
 
     @abstractmethod
     def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
-        """float32 numbers in [0, 1), independent for keys that differ."""
+        """float32 numbers in [0, 1), which are independent for different keys."""
 
     # ------------------------------------------------------------------ composites: parts of a block
 
     def mean(self, x: Tensor, axis: int) -> Tensor:
-        """Arithmetic mean along an axis, which stays as length 1."""
+        """The arithmetic mean along an axis, which is kept with length 1."""
         return self.sum(x, axis, keepdims=True) / x.shape[axis]
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -199,13 +199,13 @@ class TensorOps(ABC):
         return x / self.sum(x, -1, keepdims=True)
 
     def split_heads(self, x: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, side by side in `c_attn`'s output: [B, T, 3D] -> 3 x [B, H, T, d]."""
+        """Split `c_attn`'s output into queries, keys and values by head: [B, T, 3D] -> 3 x [B, H, T, d]."""
         B, T, width = x.shape
         x = self.permute_dims(self.reshape(x, (B, T, 3, n_head, width // 3 // n_head)), (2, 0, 3, 1, 4))
         return x[0], x[1], x[2]
 
     def merge_heads(self, x: Tensor) -> Tensor:
-        """Heads concatenated: [B, H, T, d] -> [B, T, D]."""
+        """Concatenate heads: [B, H, T, d] -> [B, T, D]."""
         B, H, T, d = x.shape
         return self.reshape(self.permute_dims(x, (0, 2, 1, 3)), (B, T, H * d))
 
@@ -221,8 +221,8 @@ class TensorOps(ABC):
     ) -> Tensor:
         """softmax(Q K^T / sqrt(d) + mask) V: [B, H, T, d] and 2 x [B, H, S, d] -> [B, H, T, d].
 
-        The mask is 0 where a query may look and -inf elsewhere. Query i stands at position `start[b] + i`
-        and sees the keys up to its own position; without `start`, all rows stand at 0.
+        The mask is 0 where a query may attend and -inf elsewhere. Query i is at position `start[b] + i` and attends to
+        the keys up to its own position; without `start`, all rows start at 0.
         """
         T, S, d = q.shape[2], k.shape[2], q.shape[3]
         scores = self.matmul(q, self.permute_dims(k, (0, 1, 3, 2)))  # [B, H, T, S]
@@ -235,7 +235,7 @@ class TensorOps(ABC):
         return self.matmul(self.dropout(weights, dropout, key), v)
 
     def dropout(self, x: Tensor, rate: float, key: Key | None) -> Tensor:
-        """Zero with probability `rate`, otherwise x / (1 - rate). Without a key, `x`: nothing is dropped."""
+        """Zero with probability `rate`, otherwise x / (1 - rate). Without a key, nothing is dropped."""
         if key is None or rate == 0.0:
             return x
         return self.where(self.random_uniform(key, x.shape) >= rate, x / (1.0 - rate), 0.0)
@@ -243,11 +243,11 @@ class TensorOps(ABC):
     # ------------------------------------------------------------------ composites: head and loss
 
     def unembed(self, x: Tensor, wte: Tensor) -> Tensor:
-        """Logits by the tied head, x W_e^T, in `reduce_dtype`: [..., D] x [V, D] -> [..., V]."""
+        """x W_e^T, the logits of the tied head, in `reduce_dtype`: [..., D] x [V, D] -> [..., V]."""
         return self.astype(self.matmul(x, self.permute_dims(wte, (1, 0))), self.reduce_dtype)
 
     def log_sum_exp(self, x: Tensor) -> Tensor:
-        """log(sum(exp(x))) over the last axis, which stays as length 1."""
+        """log(sum(exp(x))) over the last axis, which is kept with length 1."""
         peak = self.stop_gradient(self.max(x, -1, keepdims=True))
         return self.log(self.sum(self.exp(x - peak), -1, keepdims=True)) + peak
 
@@ -259,7 +259,7 @@ class TensorOps(ABC):
     def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy of the tied head: [B, T, D], [V, D] and [B, T] -> [].
 
-        Together, so that a backend need not hold [B, T, V].
+        This is one operation so that a backend need not hold [B, T, V].
         """
         losses = self.cross_entropy(self.unembed(x, wte), targets)  # [B, T]
         return self.sum(losses, None, keepdims=False) / math.prod(targets.shape)
@@ -267,12 +267,12 @@ class TensorOps(ABC):
     # ------------------------------------------------------------------ composites: layers and cache
 
     def compute_params(self, params: Tree) -> Tree:
-        """Parameters in the compute dtype; layer norms keep theirs, since they are reduced in it."""
+        """Cast parameters to the compute dtype, except layer norms, which are computed in their own dtype."""
         leaves = [leaf if is_layer_norm(path) else self.astype(leaf, self.dtype) for path, leaf in named_leaves(params)]
         return tree_unflatten(params, leaves)
 
     def stack_layers(self, layers: list[Tree]) -> Any:
-        """One value holding the same tree for every layer, in the form that `scan_blocks` runs over."""
+        """Combine the trees of all layers into one value, over which `scan_blocks` can run."""
         return layers
 
     def unstack_layers(self, stacked: Any) -> list[Tree]:
@@ -284,9 +284,9 @@ class TensorOps(ABC):
     ) -> tuple[Any, ...]:
         """Run `x, *outs = block(x, i, *trees of layer i, **shared)` for each layer in turn.
 
-        Returns the last x, and each out of the block stacked over the layers. What comes in as lists of layers, as
-        in decoding, goes out as lists: tensors of their own that can be updated in place. `shared` is what all blocks
-        are given: the `config`, and in decoding `start` [B] and `length`.
+        Returns the last x, and each out of the block stacked over the layers. If the trees are lists of layers, as in
+        decoding, the outs are lists, too, so that each tensor can be updated in place. `shared` is passed to all
+        blocks: the `config`, and in decoding `start` [B] and `length`.
         """
         as_lists = all(isinstance(trees, list) for trees in stacked)
         outs = []
@@ -297,7 +297,7 @@ class TensorOps(ABC):
         return x, *(columns if as_lists else map(self.stack_layers, columns))
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
-        """The cache with row b's `new` keys or values in slots start[b], start[b] + 1, ..., or 0, 1, ...
+        """Write row b's `new` keys or values to slots start[b], start[b] + 1, ... of the cache, or to 0, 1, ...
 
         [B, H, C, d], [B, H, T, d] and [B] -> [B, H, C, d]. All slots are below C.
         """
@@ -310,21 +310,21 @@ class TensorOps(ABC):
         return self.where(self.sum(hit, -1, keepdims=True) > 0, self.matmul(hit, new), cache)
 
     def select_rows(self, cache: list[Tree], rows: Tensor) -> list[Tree]:
-        """The cache of every layer with row i as row `rows[i]` was: there may be more or fewer rows [B'] than B."""
+        """The cache of every layer with row i replaced by row `rows[i]`; the number of rows [B'] may differ from B."""
         return [{name: self.take(c, rows, 0) for name, c in layer.items()} for layer in cache]
 
     # ------------------------------------------------------------------ composites: optimizer
 
     def zeros_like(self, x: Tensor) -> Tensor:
-        """A moment or a sum of gradients of the parameter `x` before the first: zeros in `reduce_dtype`."""
+        """Zeros in the shape of the parameter `x` and in `reduce_dtype`, for moments and sums of gradients."""
         return self.full(x.shape, 0.0, self.reduce_dtype)
 
     def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Each total plus its gradient. The old totals may be overwritten where the state may."""
+        """Add each gradient to its total. The old totals may be overwritten where the state may."""
         return [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
 
     def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Euclidean norm of all values of all tensors together: -> []."""
+        """The Euclidean norm over all values of all tensors: -> []."""
         total = self.full((), 0.0, self.reduce_dtype)
         for x in tensors:
             x = self.astype(x, self.reduce_dtype)
@@ -340,7 +340,7 @@ class TensorOps(ABC):
         decay: list[float],
         s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """One AdamW update of many tensors (Loshchilov & Hutter 2019): new params, m and v.
+        """One AdamW update of many tensors (Loshchilov & Hutter 2019). Returns new params, m and v.
 
             g = scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
             theta = theta - lr ((m / correction1) / (sqrt(v / correction2) + epsilon) + decay theta)
