@@ -30,7 +30,7 @@ NOISE = {
     r"\d+(\.\d+)? (ms|s|seconds?|minutes?)\b": "N seconds",
     r"/tmp/fingerprints-[^/]+": "",
     r"gpt2spec-[0-9.]+[a-z0-9.+]*": "gpt2spec-VERSION",
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?": "DATE",
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?Z?": "DATE",
     r"\d{8}-\d{6}": "DATE",
 }
 """Times, rates and temporary paths in texts, and what stands for them."""
@@ -70,7 +70,7 @@ def files(folder: Path, root: Path) -> Entries:
         if path.suffix == ".safetensors":
             yield from ((f"{name}:{tensor}", values) for tensor, values in tensors(path))
         elif path.suffix == ".jsonl":
-            yield name, "\n".join(measured_apart(line) for line in path.read_text().splitlines())
+            yield name, normalised(records(path), root)
         elif path.suffix in (".toml", ".json", ".txt", ".md", ".xml") or path.name == "SHA256SUMS":
             text = normalised(path.read_text(), root)
             yield name, text if len(text) < 5000 else text.encode()
@@ -89,10 +89,10 @@ def tensors(path: Path) -> Entries:
             yield name, values[8 + size + begin : 8 + size + end]
 
 
-def measured_apart(line: str) -> str:
-    """A line of metrics without what was measured of the machine."""
-    values = json.loads(line)
-    return json.dumps({name: value for name, value in values.items() if name not in MEASURED})
+def records(path: Path) -> str:
+    """The lines of a file of JSON without what was measured of the machine."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return "\n".join(json.dumps({name: value for name, value in x.items() if name not in MEASURED}) for x in lines)
 
 
 def run_files(folder: Path, out: str, *options: str, line: list[str] | None = None, **variables: str) -> Entries:
@@ -143,8 +143,8 @@ def interrupted_run(folder: Path) -> Entries:
         job.terminate()
     command(folder, "train", "--out", "run", "--resume")
     yield from files(folder / "run" / "checkpoints" / "step-00000040", folder)
-    yield from files(folder / "run" / "config.toml", folder)
-    yield "metrics.jsonl", "\n".join(map(measured_apart, (folder / "run" / "metrics.jsonl").read_text().splitlines()))
+    yield "config.toml", normalised((folder / "run" / "config.toml").read_text(), folder)
+    yield "metrics.jsonl", records(folder / "run" / "metrics.jsonl")
 
 
 def demo_use(folder: Path) -> Entries:
@@ -250,12 +250,15 @@ def jax_devices(kind: str) -> Callable[[Path], Entries]:
 
 
 def jax_processes(folder: Path) -> Entries:
-    """Two processes of JAX with weights that neither has whole, gathered from what they saved."""
+    """Two processes of JAX with weights that neither has whole, gathered from what they saved.
+
+    They train without dropout, for which JAX refuses the keys of several processes.
+    """
     write_text(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--backend", "jax", "--parallel", "sharded", *SHORT, "--out", "run"]
+    options = ["--backend", "jax", "--parallel", "sharded", *SHORT, "--dropout", "0", "--out", "run"]
     options += ["--backend-option", f"coordinator=127.0.0.1:{port}", "--backend-option", "processes=2"]
     lines = [[*GPT2SPEC, *TRAIN, *options, "--backend-option", f"process={process}"] for process in range(2)]
     jobs = [subprocess.Popen(line, cwd=folder, stderr=subprocess.PIPE, text=True) for line in lines]
@@ -264,7 +267,7 @@ def jax_processes(folder: Path) -> Entries:
         raise RuntimeError("\n".join(errors))
     command(folder, "convert", "run", "gathered", "--to", "gpt2spec")
     yield from files(folder / "gathered", folder)
-    yield "metrics.jsonl", "\n".join(map(measured_apart, (folder / "run" / "metrics.jsonl").read_text().splitlines()))
+    yield "metrics.jsonl", records(folder / "run" / "metrics.jsonl")
 
 
 def tinygrad_run(folder: Path, *options: str) -> Entries:

@@ -38,6 +38,8 @@ GROUPS = {**fingerprint_models.GROUPS, **fingerprint_runs.GROUPS, **fingerprint_
 PACKAGES = ("numpy", "autograd", "torch", "jax", "jaxlib", "tinygrad", "safetensors", "tokenizers")
 PROCESSES = 2
 """Groups that are recorded at a time."""
+SHOWN = 120
+"""Characters of a line that are shown where it differs."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -170,9 +172,12 @@ def differences(before: dict[str, Any], after: dict[str, Any], only: str = "") -
 
 
 def first_difference(old: str, new: str) -> str:
-    """The first line in which two texts differ, as it was and is."""
-    pairs = itertools.zip_longest(old.splitlines(), new.splitlines())
+    """The first line in which two texts differ, as it was and is; of a long one, what follows the first difference."""
+    pairs = itertools.zip_longest(old.splitlines(), new.splitlines(), fillvalue="")
     number, was, now = next((i, was, now) for i, (was, now) in enumerate([*pairs, (old, new)], 1) if was != now)
+    same = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
+    begin = max(0, same - SHOWN // 3)
+    was, now = (("..." if begin else "") + text[begin : begin + SHOWN] for text in (was, now))
     return f"line {number} was {was!r} and is {now!r}"
 
 
