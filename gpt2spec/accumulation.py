@@ -9,7 +9,7 @@ micro-batches had the same size.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
@@ -57,7 +57,7 @@ def add_micro_batch(backend: Backend, config: GPT2Config) -> Callable[..., tuple
 
     value_and_grad = backend.value_and_grad(loss)
 
-    def add(total: Tree, params: Tree, *micro_batch: Any) -> tuple[Tree, Tensor]:
+    def add(total: Tree, params: Tree, *micro_batch: Tensor | Key | None) -> tuple[Tree, Tensor]:
         value, gradients = value_and_grad(params, *micro_batch)
         summed = ops.accumulate(tree_leaves(total["gradients"]), tree_leaves(gradients))
         return {"loss": total["loss"] + value, "gradients": tree_unflatten(params, summed)}, value
@@ -71,7 +71,7 @@ Accept = Callable[[float, float], bool]
 
 def accumulated_step(
     backend: Backend, config: GPT2Config, adamw: AdamW, accept: Accept | None = None
-) -> Callable[..., tuple[Tree, dict[str, Any]]]:
+) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
     """A training step: (state, micro-batches, scalars) -> (state, metrics), with the result of `train_step`.
 
     A single micro-batch is computed by `train_step` itself. Otherwise there are two programs: one adds a micro-batch
@@ -84,14 +84,14 @@ def accumulated_step(
     ops = backend.ops
     whole, add = train_step(backend, config, adamw), add_micro_batch(backend, config)
 
-    def update(state: Tree, total: Tree, scalars: dict[str, Tensor]) -> tuple[Tree, dict[str, Any]]:
+    def update(state: Tree, total: Tree, scalars: dict[str, Tensor]) -> tuple[Tree, dict[str, Tensor]]:
         state, norm = apply_gradients(ops, adamw, state, total["gradients"], scalars)
         return state, {"loss": total["loss"], "grad_norm": norm}
 
     finish = backend.jit_update(update)
     norm = backend.jit(lambda gradients: ops.global_norm(gradients))
 
-    def refused(total: Tree) -> dict[str, Any]:
+    def refused(total: Tree) -> dict[str, Tensor | bool]:
         """The metrics of a batch that is not accepted; empty for one that is."""
         if accept is None:
             return {}
@@ -100,7 +100,7 @@ def accumulated_step(
 
     def step(
         state: Tree, micro_batches: Sequence[MicroBatch], scalars: dict[str, Tensor]
-    ) -> tuple[Tree, dict[str, Any]]:
+    ) -> tuple[Tree, dict[str, Tensor | bool]]:
         if len(micro_batches) == 1 and accept is None:
             batch = micro_batches[0]
             return whole(state, batch.tokens, batch.targets, scalars, batch.key)

@@ -6,9 +6,9 @@ here, on the host, because frameworks clamp or ignore ids that are out of range.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
@@ -18,10 +18,12 @@ from gpt2spec.decoding.sequence import Choice, Generation, Piece
 from gpt2spec.errors import InputError
 from gpt2spec.loss import language_model_loss
 from gpt2spec.model import forward
+from gpt2spec.ops import Tensor
 from gpt2spec.parameters import HostParams, check_parameters
+from gpt2spec.tree import Tree
 
 
-def logits(backend: Backend, config: GPT2Config, params: HostParams, tokens: Any) -> np.ndarray:
+def logits(backend: Backend, config: GPT2Config, params: HostParams, tokens: ArrayLike) -> np.ndarray:
     """Compute the logits of the next token at every position, without dropout.
 
     Args:
@@ -42,7 +44,7 @@ def logits(backend: Backend, config: GPT2Config, params: HostParams, tokens: Any
 
 
 def loss_and_gradients(
-    backend: Backend, config: GPT2Config, params: HostParams, tokens: Any, targets: Any
+    backend: Backend, config: GPT2Config, params: HostParams, tokens: ArrayLike, targets: ArrayLike
 ) -> tuple[float, HostParams]:
     """Mean cross entropy in nats of `targets` [B, T] after `tokens` [B, T], and its gradient, without dropout.
 
@@ -59,7 +61,7 @@ def loss_and_gradients(
     return float(backend.to_numpy(loss)), backend.dump_params(gradients)
 
 
-def check_tokens(config: GPT2Config, tokens: Any, name: str = "tokens") -> np.ndarray:
+def check_tokens(config: GPT2Config, tokens: ArrayLike, name: str = "tokens") -> np.ndarray:
     """Return `tokens` as int32 [B, T], or raise an `InputError` that says what is wrong with them."""
     try:
         array = np.asarray(tokens)
@@ -82,20 +84,20 @@ def check_tokens(config: GPT2Config, tokens: Any, name: str = "tokens") -> np.nd
 
 
 @lru_cache(maxsize=16)
-def compiled_forward(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
+def compiled_forward(backend: Backend, config: GPT2Config) -> Callable[..., Tensor]:
     """Compile `forward` for one configuration: (device params, tokens) -> logits."""
     return backend.jit(lambda params, tokens: forward(backend.ops, config, params, tokens))
 
 
 @lru_cache(maxsize=16)
-def compiled_loss(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
+def compiled_loss(backend: Backend, config: GPT2Config) -> Callable[..., Tensor]:
     """Compile the loss without dropout: (device params, tokens, targets) -> []."""
     return backend.jit(lambda params, *batch: language_model_loss(backend.ops, config, params, *batch))
 
 
 @lru_cache(maxsize=16)
-def _compiled_loss_and_gradients(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
-    def loss(params: Any, tokens: Any, targets: Any) -> Any:
+def _compiled_loss_and_gradients(backend: Backend, config: GPT2Config) -> Callable[..., tuple[Tensor, Tree]]:
+    def loss(params: Tree, tokens: Tensor, targets: Tensor) -> Tensor:
         return language_model_loss(backend.ops, config, params, tokens, targets)
 
     return backend.jit(backend.value_and_grad(loss))

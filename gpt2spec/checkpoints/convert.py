@@ -80,7 +80,7 @@ def convert(
     *,
     dtype: str = "float32",
     force: bool = False,
-    progress: Callable[[int], Any] = lambda count: None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, str]:
     """Write a checkpoint in another format, whole or not at all.
 
@@ -142,7 +142,7 @@ def notes_on(reader: CheckpointReader, form: Format) -> tuple[str, ...]:
     return (*notes, f"{form.title}'s files have no place for the tokenizer, {record.id}: name it with --tokenizer")
 
 
-def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], Any] = lambda count: None) -> None:
+def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], object] = lambda count: None) -> None:
     """Read back what `convert` wrote. A `CheckpointError` names the first weight that differs."""
     written = open_checkpoint(target)
     for name, expected in hashes.items():
@@ -152,7 +152,7 @@ def verify(target: Path, hashes: dict[str, str], progress: Callable[[int], Any] 
         progress(values.size)
 
 
-def hashes_of(reader: CheckpointReader, progress: Callable[[int], Any] = lambda count: None) -> dict[str, str]:
+def hashes_of(reader: CheckpointReader, progress: Callable[[int], object] = lambda count: None) -> dict[str, str]:
     """The SHA-256 of every weight's values in our shapes, which is equal for equal weights in any format."""
     hashes = {}
     for name in reader.entries:

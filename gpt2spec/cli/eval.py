@@ -10,7 +10,9 @@ from gpt2spec.cli.checkpoint_arguments import add_checkpoint_arguments, add_toke
 from gpt2spec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gpt2spec.tasks.evaluate import Result
+    from gpt2spec.tasks.cache import AnswerCache
+    from gpt2spec.tasks.evaluate import Model, Result
+    from gpt2spec.tasks.task import Task
 
 NAME = "eval"
 HELP = "score a trained model in benchmarks"
@@ -83,7 +85,7 @@ def data_paths(tasks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
     return {task: own.get(task) or for_all[0] for task in tasks}
 
 
-def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+def prepared(args: argparse.Namespace) -> tuple["Model", "AnswerCache", dict[str, Any]]:
     """The model, the answers it gave before, and the description of both for the report."""
     from gpt2spec import __version__
     from gpt2spec.checkpoints.tokenizers import tokenizer_of
@@ -113,7 +115,9 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     return model, AnswerCache(None if args.no_cache else folder / f"{mark}.jsonl"), about
 
 
-def evaluated(args: argparse.Namespace, name: str, task: Any, data: Path, model: Any, cache: Any) -> "Result":
+def evaluated(
+    args: argparse.Namespace, name: str, task: "Task", data: Path, model: "Model", cache: "AnswerCache"
+) -> "Result":
     """The result of one task. Ctrl-C prints what is kept and raises `KeyboardInterrupt`."""
     from gpt2spec.cli.eval_progress import EvalProgress
     from gpt2spec.tasks.evaluate import evaluate

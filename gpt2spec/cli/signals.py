@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from types import FrameType
 
 ENDS = {
     getattr(signal, name): reason
@@ -14,7 +14,7 @@ ENDS = {
 """The signals, and the last line that a command prints when they end it."""
 
 
-def end(number: int, frame: Any) -> None:
+def end(number: int, frame: FrameType | None) -> None:
     """Remove unfinished files, then die of the signal. An exception could be caught by the code that is running."""
     from gpt2spec.files import remove_unfinished
 

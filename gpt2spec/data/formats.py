@@ -12,7 +12,6 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from gpt2spec.data.sources import Pass
 from gpt2spec.errors import ConfigError, DataError
@@ -124,7 +123,7 @@ def _text_of_json(line: bytes, name: str) -> tuple[str, str]:
     return _text(row[name], name)
 
 
-def _text(value: Any, name: str) -> tuple[str, str]:
+def _text(value: object, name: str) -> tuple[str, str]:
     """(the value as text, ""), or ("", what is wrong with it). A null is an empty document."""
     if value is None:
         return "", ""
@@ -248,6 +247,6 @@ def _names(names: Iterable[str]) -> str:
     return shown if len(shown) <= 400 else f"{shown[:400]}…"
 
 
-def _excerpt(value: Any) -> str:
+def _excerpt(value: object) -> str:
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from gpt2spec.decoding.sampling import likeliest, log_probabilities
 from gpt2spec.decoding.sequence import FinishReason, Generation, NewText
 from gpt2spec.errors import InputError
 from gpt2spec.tokenizer import Tokenizer
+from gpt2spec.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Search:
 def search(
     backend: Backend,
     config: GPT2Config,
-    params: Any,
+    params: Tree,
     prompts: Sequence[tuple[int, Sequence[int]]],
     options: GenerateOptions,
     tokenizer: Tokenizer | None,

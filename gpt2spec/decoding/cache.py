@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.model import Past, cached_forward, empty_cache
 from gpt2spec.ops import Tensor
+from gpt2spec.tree import Tree
 
 BUCKET = 64
 """Attention reads a multiple of so many positions of the cache, so that compilers see few shapes."""
@@ -30,7 +30,7 @@ class Rows:
     """
 
     def __init__(
-        self, backend: Backend, config: GPT2Config, params: Any, rows: Sequence[Sequence[int]], capacity: int
+        self, backend: Backend, config: GPT2Config, params: Tree, rows: Sequence[Sequence[int]], capacity: int
     ) -> None:
         """Read `rows` in one pass. `params` are the backend's `decoding_params`.
 
@@ -73,20 +73,20 @@ def _width(length: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _reader(backend: Backend, config: GPT2Config, width: int) -> Callable[..., Any]:
+def _reader(backend: Backend, config: GPT2Config, width: int) -> Callable[..., tuple[list[Tree], Tensor]]:
     """A compiled pass over new rows: (cache, params, tokens [B, width], last) -> cache, logits [B, V] after `last`."""
 
-    def read(cache: Any, params: Any, tokens: Any, last: Any) -> tuple[Any, Any]:
+    def read(cache: list[Tree], params: Tree, tokens: Tensor, last: Tensor) -> tuple[list[Tree], Tensor]:
         return cached_forward(backend.ops, config, params, Past(cache, None, width), tokens, last)
 
     return backend.jit_update(read)
 
 
 @lru_cache(maxsize=64)
-def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[..., Any]:
+def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[..., tuple[list[Tree], Tensor]]:
     """A compiled pass over one more token: (cache, params, tokens [B], start) -> cache, logits [B, V]."""
 
-    def append(cache: Any, params: Any, tokens: Any, start: Any) -> tuple[Any, Any]:
+    def append(cache: list[Tree], params: Tree, tokens: Tensor, start: Tensor) -> tuple[list[Tree], Tensor]:
         tokens = backend.ops.reshape(tokens, (-1, 1))
         cache, logits = cached_forward(backend.ops, config, params, Past(cache, start, length), tokens)
         return cache, logits[:, 0]  # [B, 1, V] -> [B, V]
@@ -95,6 +95,6 @@ def _appender(backend: Backend, config: GPT2Config, length: int) -> Callable[...
 
 
 @lru_cache(maxsize=16)
-def _selector(backend: Backend) -> Callable[..., Any]:
+def _selector(backend: Backend) -> Callable[..., tuple[list[Tree], Tensor]]:
     ops = backend.ops
     return backend.jit(lambda cache, logits, rows: (ops.select_rows(cache, rows), ops.take(logits, rows, 0)))

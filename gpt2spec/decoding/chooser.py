@@ -141,7 +141,7 @@ def _of_a_choice(options: GenerateOptions) -> GenerateOptions:
 
 
 @lru_cache(maxsize=16)
-def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[..., Any]:
+def _compiled_choice(backend: Backend, options: GenerateOptions) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     """(seen, logits [B, V], uniform [B]) -> seen with the new tokens, (tokens [B], details [2, B]).
 
     The details are the tokens, which float32 holds exactly up to 2^24, and their log-probabilities.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,13 @@ from gpt2spec.decoding.cache import Rows
 from gpt2spec.decoding.chooser import Chosen, chooser
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.decoding.sequence import GrowingText, Piece
+from gpt2spec.tree import Tree
 
 
 def extend(
     backend: Backend,
     config: GPT2Config,
-    params: Any,
+    params: Tree,
     texts: Sequence[GrowingText],
     options: GenerateOptions,
     streaming: bool,
@@ -55,7 +55,7 @@ def extend(
 
 
 def read(
-    backend: Backend, config: GPT2Config, params: Any, texts: Sequence[GrowingText], options: GenerateOptions
+    backend: Backend, config: GPT2Config, params: Tree, texts: Sequence[GrowingText], options: GenerateOptions
 ) -> Rows:
     """Read the texts, or their ends where they pass the context. Equal texts are read once."""
     windows = [tuple(text.window(config.n_ctx)) for text in texts]

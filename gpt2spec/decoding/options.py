@@ -125,17 +125,17 @@ def options_from(options: GenerateOptions | None, settings: dict[str, Any]) -> G
     return GenerateOptions(**settings)
 
 
-def _as_tuple(name: str, value: Any, what: str) -> tuple[Any, ...]:
+def _as_tuple(name: str, value: object, what: str) -> tuple[object, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ConfigError(f"{name} is a list of {what}, not {value!r}")
     return tuple(value)
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def _check_whole(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} is a whole number of at least {least}, not {value!r}")
 
 
-def _check_number(name: str, value: Any, words: str, allowed: Callable[[float], bool]) -> None:
+def _check_number(name: str, value: object, words: str, allowed: Callable[[float], bool]) -> None:
     if not isinstance(value, Real) or not math.isfinite(float(value)) or not allowed(float(value)):
         raise ConfigError(f"{name} is a number{words}, not {value!r}")

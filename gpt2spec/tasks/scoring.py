@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from gpt2spec.device_weights import Weights, on_device
 from gpt2spec.errors import InputError
 from gpt2spec.metrics.windows import windows
 from gpt2spec.model import transformer
+from gpt2spec.ops import Tensor
 from gpt2spec.tasks.requests import Likelihood, Likely
+from gpt2spec.tree import Tree
 
 HEAD_VALUES = 2**26
 """The most logits that are computed at a time, which take 256 MiB in float32."""
@@ -90,7 +92,7 @@ class Scorer:
         for end, row in zip(ends, rows, strict=True):
             yield Predicted(*(column[end - row.targets : end] for column in found))
 
-    def _head(self, hidden: Any, places: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _head(self, hidden: Tensor, places: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
         """Compute log-probabilities for some positions at a time; the last group is padded."""
         most = max(HEAD_ROWS[0], min(HEAD_ROWS[1], 1 << int(math.log2(max(1, HEAD_VALUES // self.config.vocab_size)))))
         head, mask = _head(self.backend), self.backend.put(self._mask)
@@ -153,10 +155,10 @@ def _joined(rows: Sequence[Predicted]) -> Likely:
 
 
 @lru_cache(maxsize=16)
-def _hidden(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
+def _hidden(backend: Backend, config: GPT2Config) -> Callable[..., Tensor]:
     """(params, tokens [B, T]) -> the last hidden states [B T, D]."""
 
-    def hidden(params: Any, tokens: Any) -> Any:
+    def hidden(params: Tree, tokens: Tensor) -> Tensor:
         x, _, _ = transformer(backend.ops, config, params, tokens)
         return backend.ops.reshape(x, (-1, x.shape[-1]))
 
@@ -164,11 +166,11 @@ def _hidden(backend: Backend, config: GPT2Config) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=16)
-def _head(backend: Backend) -> Callable[..., Any]:
+def _head(backend: Backend) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """(x [N, D], wte, places [M], targets [M], mask [V]) -> losses [M], likeliest tokens [M], and unmasked ones [M]."""
     ops = backend.ops
 
-    def head(x: Any, wte: Any, places: Any, targets: Any, mask: Any) -> tuple[Any, Any, Any]:
+    def head(x: Tensor, wte: Tensor, places: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = ops.unembed(ops.take(x, places, axis=0), wte)  # [M, V]
         allowed = ops.where(ops.reshape(mask, (1, -1)) > 0.0, -math.inf, logits)
         return ops.cross_entropy(logits, targets), ops.argmax(logits, -1), ops.argmax(allowed, -1)
