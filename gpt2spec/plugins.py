@@ -1,27 +1,22 @@
-"""This module finds plugins, checks them, and loads backends from them.
+"""This module lists the backends that plugins contribute, and loads them.
 
-Each entry point has its own plugin manager, so that an error in one plugin is recorded beside its name, and the others
-work. Listing imports the plugins' modules but calls no factory, so no framework is loaded.
+`gpt2spec.entry_points` finds the plugins and records what is wrong with one.
 """
 
-import importlib
 import importlib.util
 import inspect
 import operator
-import reprlib
-import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pluggy
+from typing import Any, ClassVar
 
 from gpt2spec import hookspecs
 from gpt2spec.backend import API_VERSION, Backend, BackendInfo
-from gpt2spec.errors import BackendError, GPT2SpecError, PluginError, nearest
+from gpt2spec.entry_points import Kind, Listing, Plugin, check_factory, imported, load_plugin
+from gpt2spec.errors import BackendError, PluginError, nearest
 from gpt2spec.sharding import StoredTensor
 
 CHANGES = (
@@ -29,50 +24,6 @@ CHANGES = (
     "weights are objects of the backend, None stands for what was an empty text, and api_version=2 says so"
 )
 """The advice for the author of a plugin for version 1 of the contract."""
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """An entry point of the group `gpt2spec`, loaded or broken.
-
-    Attributes:
-        name: the entry point's name.
-        distribution: the name of the distribution that it came with.
-        version: the version of that distribution.
-        hooks: calls the hooks of only this plugin; None if it could not be loaded.
-        fault: why it cannot be used, in one line; otherwise empty.
-        traceback: the traceback of the fault; otherwise empty.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    hooks: Any = None
-    fault: str = ""
-    traceback: str = ""
-
-    def broken(self, error: BaseException) -> "Plugin":
-        """This plugin, with `error` as its fault."""
-        return replace(self, fault=_one_line(error), traceback="".join(traceback.format_exception(error)))
-
-    def __str__(self) -> str:
-        return f"plugin {self.name!r} of {self.distribution} {self.version}".rstrip()
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What is known about a contribution of a plugin without loading it.
-
-    Attributes:
-        name: its name, or that of a plugin that is too broken to give one.
-        plugin: the plugin, with its fault if it has one.
-    """
-
-    name: str
-    plugin: Plugin
-
-
-AnyListing = TypeVar("AnyListing", bound=Listing)
 
 
 @dataclass(frozen=True)
@@ -105,6 +56,41 @@ class BackendListing(Listing):
         return "ready"
 
 
+class Backends(Kind[BackendListing, Backend]):
+    """Backends as a kind of contribution."""
+
+    noun = "backend"
+    hook = "gpt2spec_backend"
+    contract = "backend contract"
+    api_version = API_VERSION
+    remedies: ClassVar[Mapping[int, str]] = {1: CHANGES}
+    listing = BackendListing
+    info = BackendInfo
+    product = Backend
+
+    def ask(self, plugin: Plugin) -> list[BackendListing]:
+        """List the backend that a plugin describes."""
+        answers = plugin.hooks.gpt2spec_backend()
+        info = self.checked(answers[0] if answers else None)  # pluggy leaves None out
+        # Only top-level packages are looked for, because finding a submodule would import its package.
+        packages = [module.partition(".")[0] for module in info.requires]
+        missing = tuple(package for package in packages if importlib.util.find_spec(package) is None)
+        return [BackendListing(info.name, plugin, info, missing)]
+
+    def checked(self, info: Any) -> BackendInfo:
+        """Return `info`, or raise `PluginError` where this version cannot use it."""
+        info = super().checked(info)
+        if not isinstance(info.requires, tuple) or not all(isinstance(module, str) for module in info.requires):
+            raise PluginError(f"requires is a tuple of module names, not {info.requires!r}")
+        check_factory(info.factory)
+        if info.open_sharded is not None:
+            check_factory(info.open_sharded, "open_sharded")
+        return info
+
+
+BACKEND_PLUGINS = Backends()
+
+
 class PluginRegistry:
     """The plugins of entry points, by default of all installed ones. They are looked up once, at first use."""
 
@@ -115,24 +101,21 @@ class PluginRegistry:
     def plugins(self) -> tuple[Plugin, ...]:
         """All plugins by name, including broken ones."""
         points = entry_points(group=hookspecs.PROJECT) if self._points is None else self._points
-        return tuple(_load_plugin(point) for point in sorted(points, key=operator.attrgetter("name")))
+        return tuple(load_plugin(point) for point in sorted(points, key=operator.attrgetter("name")))
 
     @cached_property
     def backends(self) -> tuple[BackendListing, ...]:
-        """All backends by name, including broken ones. A plugin that could not be loaded may be one, so it counts."""
-        plugins = [plugin for plugin in self.plugins if plugin.fault or plugin.hooks.gpt2spec_backend.get_hookimpls()]
-        listings = sorted(map(_list_backend, plugins), key=operator.attrgetter("name"))
-        return tuple(mark_duplicate(listing, listings) for listing in listings)
+        """All backends by name, including broken ones."""
+        return BACKEND_PLUGINS.listings(self.plugins)
 
     def find(self, name: str) -> BackendListing:
         """The backend called `name`: `BackendError` where there is none, `PluginError` where it is broken."""
-        found = [listing for listing in self.backends if listing.name == name]
-        if not found:
+        listing = BACKEND_PLUGINS.find(name, self.backends)
+        if listing is None:
             known = [listing.name for listing in self.backends]
             raise BackendError(
                 f"there is no backend {name!r}{nearest(name, known)}; installed: {', '.join(known) or 'none'}"
             )
-        listing = min(found, key=lambda listing: bool(listing.plugin.fault))  # one that works, if there is one
         if listing.plugin.fault:
             hint = "; 'gpt2spec backends --verbose' shows the traceback" if listing.plugin.traceback else ""
             raise PluginError(f"backend {name!r} ({listing.plugin}) is broken: {listing.plugin.fault}{hint}")
@@ -144,27 +127,21 @@ class PluginRegistry:
         if listing.missing:
             how = f": {listing.install}" if listing.install else ""
             raise BackendError(f"backend {name!r} needs {', '.join(listing.missing)}, which is not installed{how}")
-        try:
+
+        def make() -> Any:
             assert listing.info is not None, "find() raises for a broken backend"
-            factory = _imported(listing.info.factory)
+            factory = imported(listing.info.factory)
             _check_options(name, factory, options)
-            backend = factory(device=device, dtype=dtype, **options)
-            if not isinstance(backend, Backend):
-                raise PluginError(f"its factory returned {reprlib.repr(backend)}, not a gpt2spec.backend.Backend")
-        except BackendError:
-            raise
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = "" if isinstance(error, GPT2SpecError) else f" ({frame.filename}:{frame.lineno})"
-            raise PluginError(f"backend {name!r} ({listing.plugin}) failed: {_one_line(error)}{place}") from error
-        return backend
+            return factory(device=device, dtype=dtype, **options)
+
+        return BACKEND_PLUGINS.make(f"{name!r} ({listing.plugin})", make, passed=(BackendError,))
 
     def open_sharded(self, name: str, folder: Path) -> Mapping[str, StoredTensor]:
         """The tensors whose shards the backend called `name` wrote to `folder`; see `BackendInfo.open_sharded`."""
         info = self.find(name).info
         if info is None or info.open_sharded is None:
             raise BackendError(f"backend {name!r} does not say how to read the parts that it wrote to {folder}")
-        return _imported(info.open_sharded)(folder)
+        return imported(info.open_sharded)(folder)
 
 
 default_registry = PluginRegistry()
@@ -202,92 +179,6 @@ def backend_listings() -> tuple[BackendListing, ...]:
     return default_registry.backends
 
 
-def _load_plugin(point: EntryPoint) -> Plugin:
-    """Import the module that an entry point names and check its hooks."""
-    plugin = Plugin(point.name, *_distribution(point))
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    try:
-        module = point.load()
-        manager.register(module, point.name)
-        manager.check_pending()
-        if not manager.get_hookcallers(module):
-            raise PluginError(f"{point.value} has no hook: is gpt2spec.hookspecs.hookimpl missing?")
-    except (Exception, SystemExit) as error:
-        return plugin.broken(error)
-    return replace(plugin, hooks=manager.hook)
-
-
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    """The name and version of the distribution of an entry point."""
-    unknown = ("an unknown distribution", "")
-    try:
-        metadata: Any = point.dist.metadata if point.dist else {}
-        return (metadata["Name"], metadata["Version"] or "") if metadata.get("Name") else unknown
-    except (
-        Exception
-    ):  # a half-removed distribution has no metadata; which exception says so depends on Python's version
-        return unknown
-
-
-def _list_backend(plugin: Plugin) -> BackendListing:
-    """Ask a plugin for its backend and check the answer."""
-    if plugin.fault:
-        return BackendListing(plugin.name, plugin)
-    try:
-        answers = plugin.hooks.gpt2spec_backend()
-        info = _check_info(answers[0] if answers else None)  # pluggy leaves None out
-        # Only top-level packages are looked for, because finding a submodule would import its package.
-        packages = [module.partition(".")[0] for module in info.requires]
-        missing = tuple(package for package in packages if importlib.util.find_spec(package) is None)
-    except (Exception, SystemExit) as error:
-        return BackendListing(plugin.name, plugin.broken(error))
-    return BackendListing(info.name, plugin, info, missing)
-
-
-def _check_info(info: Any) -> BackendInfo:
-    """Return `info`, or raise `PluginError` where this version cannot use it."""
-    if not isinstance(info, BackendInfo):
-        raise PluginError(f"gpt2spec_backend() returned {reprlib.repr(info)}, not a gpt2spec.backend.BackendInfo")
-    if info.api_version != API_VERSION:
-        todo = CHANGES if info.api_version == 1 else "upgrade the older of the two"
-        raise PluginError(
-            f"it was written for version {info.api_version!r} of the backend contract, and this gpt2spec has "
-            f"version {API_VERSION}: {todo}"
-        )
-    if not isinstance(info.name, str) or not info.name:
-        raise PluginError(f"a backend's name is a text, not {info.name!r}")
-    if not isinstance(info.requires, tuple) or not all(isinstance(module, str) for module in info.requires):
-        raise PluginError(f"requires is a tuple of module names, not {info.requires!r}")
-    check_factory(info.factory)
-    if info.open_sharded is not None:
-        check_factory(info.open_sharded, "open_sharded")
-    return info
-
-
-def check_factory(factory: Any, field: str = "factory") -> None:
-    """Raise `PluginError` unless `factory` has the form `package.module:callable`."""
-    module, colon, function = str(factory).partition(":")
-    if not colon or not all(word.isidentifier() for word in [*module.split("."), *function.split(".")]):
-        raise PluginError(f"{field} is 'package.module:callable', not {factory!r}")
-
-
-def mark_duplicate(listing: AnyListing, listings: list[AnyListing]) -> AnyListing:
-    """Return `listing`, marked as broken where another working plugin claims the same name."""
-    plugins = [other.plugin for other in listings if other.name == listing.name and not other.plugin.fault]
-    if listing.plugin.fault or len(plugins) == 1:
-        return listing
-    fault = f"the name is claimed by {' and by '.join(map(str, plugins))}: uninstall one"
-    return replace(listing, plugin=replace(listing.plugin, fault=fault))
-
-
-def _imported(place: str) -> Callable[..., Any]:
-    """Import `"package.module:callable"`, which imports the framework."""
-    module, _, function = place.partition(":")
-    found: Callable[..., Any] = operator.attrgetter(function)(importlib.import_module(module))
-    return found
-
-
 def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
     """Raise `BackendError` where a factory does not take these options, or needs others."""
     signature = inspect.signature(factory)
@@ -300,9 +191,3 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
         hint = "".join(nearest(option, known) for option in options if option not in known)
         takes = ", ".join(known) or "none"
         raise BackendError(f"the options of backend {name!r} are wrong: {error}{hint}; it takes {takes}") from None
-
-
-def _one_line(error: BaseException) -> str:
-    """An exception in one line, with its class unless it is ours."""
-    message = " ".join(str(error).split())
-    return message if isinstance(error, GPT2SpecError) else f"{type(error).__name__}: {message}"
