@@ -23,7 +23,7 @@ CONFIG = preset("gpt2", dropout=0.0)
 PROMPT, NEW = 32, 128
 
 Decode = Callable[[int], list[list[int]]]
-"""From a number of new tokens to those of every row."""
+"""A function from a number of new tokens to the new tokens of every row."""
 
 
 def prompts(rows: int) -> list[list[int]]:
@@ -109,7 +109,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def contestant(who: str, how: str, rows: int) -> Decode:
-    """By the names that the table of results has."""
+    """The contestants under their names in the table of results."""
     if who == "Hugging Face":
         return hugging_face(rows, how)
     if who == "CTranslate2":

@@ -8,7 +8,7 @@ from gpt2spec.optimizer import AdamW, initial_state, train_step, update_scalars
 
 
 class Gpt2specStep:
-    """What the hand-written steps beside this do: AdamW with decay 0.01 on everything, no clipping."""
+    """The settings of the hand-written steps: AdamW with decay 0.01 on everything, and no clipping."""
 
     def __init__(self, name: str, config: GPT2Config, params: dict, batch: list[np.ndarray], **options) -> None:
         self.backend = load_backend(name, **options)

@@ -1,4 +1,4 @@
-"""What this machine can do at most, in PyTorch: the floor that the training steps are set beside.
+"""The most that this machine can do, measured in PyTorch, with which the training steps are compared.
 
 pytest benchmarks/test_machine.py --benchmark-json=/tmp/machine.json
 """

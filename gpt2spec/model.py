@@ -3,8 +3,8 @@
 Sources: "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), section 2.3, and
 `src/model.py` of github.com/openai/gpt-2. Each function is pure; `ops` says how a framework computes.
 
-Parameters are nested dicts, the weights' names split at their dots; `params["blocks"]` holds those of the blocks, in
-the form that `ops.scan_blocks` runs over. The formulas of layer norm, GELU and attention stand in `gpt2spec.ops`.
+Parameters are nested dicts, from the weights' names split at their dots; `params["blocks"]` holds those of the blocks,
+in the form that `ops.scan_blocks` runs over. The formulas of layer norm, GELU and attention are in `gpt2spec.ops`.
 
 Shapes: B rows, T positions, D = n_embd, H = n_head, d = D / H, L = n_layer, V = vocab_size,
 C = capacity of the cache. Weights are named and shaped as in `gpt2spec.parameters`.
@@ -31,7 +31,7 @@ def layer_norm(ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor) -> Tensor
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""softmax(Q K^T / sqrt(d) + mask) V, given q, k and v of the positions at hand: 3 x [B, H, T, d] -> [B, H, T, d]."""
+"""softmax(Q K^T / sqrt(d) + mask) V, given q, k and v of the new positions: 3 x [B, H, T, d] -> [B, H, T, d]."""
 
 
 def attention(ops: TensorOps, config: GPT2Config, p: Tree, x: Tensor, attend: Attend) -> Tensor:
@@ -62,12 +62,12 @@ def block(
 
 
 class Past(NamedTuple):
-    """What was read before: the key/value cache of decoding, and how far each row has come in it.
+    """The key/value cache of decoding, and how far each row has been read.
 
     Attributes:
-        cache: keys and values of each layer, {"k", "v"} of [B, H, C, d].
+        cache: the keys and values of each layer, {"k", "v"} of [B, H, C, d].
         start: [B], the position at which row b's tokens begin; None where all rows begin at 0.
-        length: how many slots of the cache attention looks at: start[b] + T <= length <= C, or T without `start`.
+        length: how many slots of the cache attention reads: start[b] + T <= length <= C, or T without `start`.
     """
 
     cache: list[Tree]
@@ -76,10 +76,10 @@ class Past(NamedTuple):
 
 
 def layers(ops: TensorOps, key: Key | None, taps: bool) -> Callable[..., tuple[Tensor, Tree | None, Tree]]:
-    """What `ops.scan_blocks` runs: each block with its dropout, and with its keys and values from the cache.
+    """The function that `ops.scan_blocks` runs: a block with its dropout and its keys and values from the cache.
 
-    A `key` turns dropout on. Layer i has part i + 1 of it, and of that part the attention weights have part 0, the
-    sites of the block the parts 1 and 2.
+    A `key` turns dropout on. Layer i folds i + 1 into it; into the result, the attention weights fold 0, and the sites
+    of the block fold 1 and 2.
     """
 
     def layer(
@@ -92,18 +92,18 @@ def layers(ops: TensorOps, key: Key | None, taps: bool) -> Callable[..., tuple[T
         start: Tensor | None,
         length: int | None,
     ) -> tuple[Tensor, Tree | None, Tree]:
-        part = None if key is None else ops.fold_in(key, i + 1)
+        own = None if key is None else ops.fold_in(key, i + 1)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             nonlocal cache
             if cache is not None:
                 cache = {"k": ops.cache_write(cache["k"], k, start), "v": ops.cache_write(cache["v"], v, start)}
                 k, v = cache["k"][:, :, :length], cache["v"][:, :, :length]  # [B, H, length, d]
-            on_weights = None if part is None else ops.fold_in(part, 0)
+            on_weights = None if own is None else ops.fold_in(own, 0)
             return ops.causal_attention(q, k, v, start=start, dropout=config.attn_dropout, key=on_weights)
 
         def drop(x: Tensor, site: int) -> Tensor:
-            return ops.dropout(x, config.dropout, None if part is None else ops.fold_in(part, site))
+            return ops.dropout(x, config.dropout, None if own is None else ops.fold_in(own, site))
 
         x, tapped = block(ops, config, p, x, attend, drop)
         return x, cache, tapped if taps else {}
@@ -121,9 +121,9 @@ def transformer(
     past: Past | None = None,
     taps: bool = False,
 ) -> tuple[Tensor, Any, Any]:
-    """Embedding, L blocks, final norm: [B, T] -> [B, T, D], the updated cache, and the taps if asked for.
+    """Embedding, L blocks, final norm: [B, T] -> [B, T, D], the updated cache, and the taps if `taps` is set.
 
-    A `key` turns dropout on, with part 0 for the embedding. With a `past`, row b's tokens continue at start[b].
+    A `key` turns dropout on; the embedding folds 0 into it. With a `past`, row b's tokens continue at start[b].
     """
     cache, start, length = ((), None, None) if past is None else ((past.cache,), past.start, past.length)
     positions = ops.arange(tokens.shape[1])  # [T]
