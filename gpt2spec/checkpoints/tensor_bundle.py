@@ -99,14 +99,14 @@ def _table(table: bytes, path: Path) -> Iterator[tuple[bytes, bytes]]:
     footer = table[-_FOOTER:]
     if len(footer) < _FOOTER or int.from_bytes(footer[-8:], "little") != MAGIC:
         raise CheckpointError(f"{path} does not end as an index of TensorFlow's does: it is damaged or something else")
-    position = 0
+    at = 0
     for _ in range(2):  # the meta index, which is empty
-        _, position = _varint(footer, position)
-    begin, position = _varint(footer, position)
-    size, _ = _varint(footer, position)
+        _, at = _varint(footer, at)
+    begin, at = _varint(footer, at)
+    size, _ = _varint(footer, at)
     for _, handle in _block(table, begin, size, path):
-        begin, position = _varint(handle, 0)
-        size, _ = _varint(handle, position)
+        begin, at = _varint(handle, 0)
+        size, _ = _varint(handle, at)
         yield from _block(table, begin, size, path)
 
 
@@ -121,27 +121,27 @@ def _block(table: bytes, begin: int, size: int, path: Path) -> Iterator[tuple[by
         raise CheckpointError(f"{path} is compressed, which TensorFlow does not do by itself; uncompressed is expected")
     (restarts,) = struct.unpack("<I", block[size - 4 : size])
     end = size - 4 * (restarts + 1)
-    position, key = 0, b""
-    while position < end:
-        shared, position = _varint(block, position)
-        own, position = _varint(block, position)
-        length, position = _varint(block, position)
-        key = key[:shared] + block[position : position + own]
-        position += own
-        yield key, block[position : position + length]
-        position += length
+    at, key = 0, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        own, at = _varint(block, at)
+        length, at = _varint(block, at)
+        key = key[:shared] + block[at : at + own]
+        at += own
+        yield key, block[at : at + length]
+        at += length
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Read a number in groups of seven bits, the lowest first. Returns it and the position after it."""
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number in groups of seven bits, the lowest first. Returns it and the offset after it."""
     value = shift = 0
     while True:
-        byte = data[position]
-        position += 1
+        byte = data[at]
+        at += 1
         value |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:
-            return value, position
+            return value, at
         if shift > 63:
             raise ValueError("a number has more than 64 bits")
 
@@ -149,22 +149,22 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _message(data: bytes) -> Message:
     """Parse a protocol buffer."""
     fields: Message = {}
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
         number, kind = tag >> 3, tag & 7
         value: int | bytes
         if kind == 0:
-            value, position = _varint(data, position)
+            value, at = _varint(data, at)
         elif kind == 2:
-            length, position = _varint(data, position)
-            value, position = data[position : position + length], position + length
+            length, at = _varint(data, at)
+            value, at = data[at : at + length], at + length
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
-            value, position = int.from_bytes(data[position : position + length], "little"), position + length
+            value, at = int.from_bytes(data[at : at + length], "little"), at + length
         else:
             raise ValueError(f"a field of the unknown kind {kind}")
-        if position > len(data):
+        if at > len(data):
             raise ValueError("a field ends after its message")
         fields.setdefault(number, []).append(value)
     return fields

@@ -60,7 +60,7 @@ def plan_text(described: dict[str, Any]) -> str:
     rows = [
         (f"ON EACH OF {cluster['devices']} DEVICES, {cluster['parallel'].upper()}, {cluster['dtype'].upper()}", ""),
         ("memory", format_size(described["memory"])),
-        *((label, format_size(described[part])) for part, label in memory.items()),
+        *((label, format_size(described[key])) for key, label in memory.items()),
         ("sent in a step", format_size(described["sent"])),
         ("a step computes for", format_duration(described["compute_seconds"])),
         ("a step sends for", format_duration(described["send_seconds"])),
