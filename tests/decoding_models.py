@@ -62,7 +62,7 @@ class Model:
 SMALL = Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, n_ctx=150, vocab_size=37, dropout=0.3))
 """Dropout is on in training: generation must not have it."""
 TEXT = Model(GPT2Config(n_layer=1, n_head=2, n_embd=16, n_ctx=100, vocab_size=260, dropout=0.0))
-"""For the tokenizer of bytes, and three ids more than that has."""
+"""A configuration for the tokenizer of bytes, with three more ids."""
 PROMPTS = [[1, 2, 3], [5] * 70, [9], list(range(30))]
 """Prompts of different lengths, so that they cross the cache's buckets at different times."""
 

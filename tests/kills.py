@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 KILLS = int(os.environ.get("GPT2SPEC_KILLS", "10"))
-"""How many, of each command that is killed; fifty in `.ci/check`."""
+"""The number of kills of each command; `.ci/check` makes fifty."""
 
 SERVER = """
 import importlib, json, os, sys

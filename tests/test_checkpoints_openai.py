@@ -21,7 +21,7 @@ INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 
 
 def value_of(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """As `openai_checkpoint/write.py` has it, by OpenAI's name."""
+    """The value that `openai_checkpoint/write.py` gives to the tensor with OpenAI's name."""
     ramp = np.arange(np.prod(shape)) * 7919 + sum(name.encode()) * 104729
     return ((ramp % 2001 - 1000) / 1000).astype(np.float32).reshape(shape)
 

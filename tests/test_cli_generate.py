@@ -20,7 +20,7 @@ from gpt2spec.parameters import initial_parameters
 from gpt2spec.tokenizer import byte_tokenizer
 
 TEXT = "naïve café ≥ 2 €.\nOK"
-"""What the spelling model says: characters of one, two and three bytes, each byte a token."""
+"""The text of the spelling model has characters of one, two and three bytes; each byte is a token."""
 END = byte_tokenizer().end_of_text
 
 

@@ -14,7 +14,7 @@ from gpt2spec.cli.generate_output import visible
 from gpt2spec.cli.generate_progress import Progress
 
 TEXT = "naïve café ≥ 2 €.\nOK"
-"""What the spelling model says: characters of one, two and three bytes, each byte a token."""
+"""The text of the spelling model has characters of one, two and three bytes; each byte is a token."""
 
 
 @pytest.fixture(scope="module")

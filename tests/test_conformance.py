@@ -139,7 +139,7 @@ def test_pytorch_conforms_when_it_compiles_nothing() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"compile": False}, {"dtype": "bfloat16"}], ids=str)
 def test_int8_decoding_is_what_it_says(options: dict[str, Any]) -> None:
-    """In float32 and bfloat16, with the compiled kernel and without."""
+    """It is tested in float32 and bfloat16, with and without the compiled kernel."""
     pytest.importorskip("torch", exc_type=ImportError)
     results = answers_to_what_applies(BackendSubject(load_backend("torch", device="cpu", int8=True, **options)))
     assert [(r.id, r.status, r.message) for r in results if r.status != "passed"] == []
@@ -147,7 +147,7 @@ def test_int8_decoding_is_what_it_says(options: dict[str, Any]) -> None:
 
 
 def test_weights_of_int8_cases_are_clear_of_where_rounding_turns() -> None:
-    """So that what an implementation divides and multiplies by makes no difference of a step."""
+    """Otherwise the way in which an implementation divides and multiplies could change a weight by a step."""
     for weight in (w for name, w in uneven().items() if w.ndim == 2 and name != "wpe.weight"):
         exact = weight.T if weight.shape == (61, 24) else weight
         in_steps = exact / int8.steps(exact)
@@ -167,7 +167,7 @@ GIVEN = next(case for case in all_cases() if case.id == "dropout.masks.given")
 
 
 def drawing(shape: Sequence[int], rate: float, key: Any) -> np.ndarray:
-    """What such a kernel multiplies with; it asks nobody for numbers."""
+    """The factors of such a kernel, which draws its own numbers."""
     kept = np.random.default_rng(abs(hash((key, tuple(shape))))).random(shape) >= rate
     return kept.astype(np.float32) / np.float32(1.0 - rate)
 

@@ -40,7 +40,7 @@ from gpt2spec.plugins import default_registry, load_backend
 pytest_plugins = ["pytester"]
 INSTALLED = "gpt2spec_conformance" in entry_points(group="pytest11").names
 PLUGIN = [] if INSTALLED else ["-p", "gpt2spec_conformance.pytest_plugin"]
-"""Where the entry point is not installed yet, the plugin is named."""
+"""The option that names the plugin where its entry point is not installed."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 LEVEL = {"inference": 2, "gradient": 1, "train": 0, "decode": 0, "int8": 0}
 """Sizes of the made-up suite below."""
@@ -492,7 +492,7 @@ def test_conform_judges_a_lower_precision_after_float32(tmp_path: Path, capsys: 
 def test_conform_judges_no_lower_precision_of_what_does_not_conform_in_float32(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In bfloat16 alone, the mistake would pass."""
+    """In bfloat16, the mistake would pass."""
     mutant = catalogue()["gelu-erf"]
     (case,) = select_cases(patterns=[QUICK])
     lower = load_backend("torch", device="cpu", dtype="bfloat16", compile=False)
@@ -647,7 +647,7 @@ def run_pytest(pytester: pytest.Pytester) -> Callable[..., tuple[int, dict[str, 
 
 @pytest.fixture
 def folder(pytester: pytest.Pytester) -> Path:
-    """Where `run_pytest` runs."""
+    """The folder in which `run_pytest` runs."""
     return pytester.path
 
 

@@ -269,7 +269,7 @@ def test_the_document_finds_the_mistake(
 
 
 STABLE = ("gpt2spec ", "FAMILY", "first divergence: ", "matches gelu-erf: ", "FAILED: ")
-"""How those lines of the output begin that are the same on every machine, but for figures."""
+"""The beginnings of those lines of the output that, apart from figures, are the same on every machine."""
 
 
 def shape_of(line: str) -> str:

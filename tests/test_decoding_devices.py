@@ -35,7 +35,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "all, and hot": {"temperature": 9.0, "top_k": 14, "top_p": 0.71, "min_p": 0.3, "top_p_rule": "openai"},
 }
 SLOWLY = ("all", "all, and hot")
-"""For tinygrad, which takes seconds to compile each."""
+"""The cases for tinygrad, which takes seconds to compile each."""
 MODEL = Model(SMALL.config.replace(n_layer=1, vocab_size=16))
 PROMPTS = [[1, 2, 3], [5] * 20, [9]]
 ENOUGH = 3e-5

@@ -65,7 +65,7 @@ THEIRS = load(SMALL)
 
 
 def theirs(prompts: Sequence[Sequence[int]], count: int, **settings: Any) -> Any:
-    """What `generate` returns for prompts that are padded on the left."""
+    """The result of their `generate` for prompts that are padded on the left."""
     width = max(map(len, prompts))
     tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -28,7 +28,7 @@ OPTIONS += ["--sample-every", "6", "--sample-tokens", "4"]
 
 
 def command(*arguments: str) -> int:
-    """What a process does."""
+    """The command that a process runs."""
     return main(list(arguments))
 
 
@@ -49,7 +49,7 @@ def lines(run: Path, name: str) -> list[Any]:
 
 
 def everything(run: Path) -> Any:
-    """What two runs are to have in common: checkpoints of the same steps and bits, metrics, samples, and no more."""
+    """Everything that two runs must have in common: checkpoints, metrics and samples."""
     sums = {step: recorded_sums(checkpoint_folder(run, step)) for step in checkpoint_steps(run)}
     names = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
     return sums, lines(run, "metrics.jsonl"), lines(run, "samples.jsonl"), names
@@ -78,7 +78,7 @@ def assert_answers(capsys: pytest.CaptureFixture[str], *arguments: object) -> No
 
 
 def killed_once(processes: Victims, run: Path, moment: float | None, *call: Any) -> tuple[int, list[int]]:
-    """How a call ended, and of which steps the run had checkpoints when it was killed."""
+    """How a call ended, and the steps of the checkpoints that the run had when it was killed."""
     reported: list[int] = []
     return processes.run(*call, run, until=moment, before=lambda: reported.extend(checkpoint_steps(run))), reported
 

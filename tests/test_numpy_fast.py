@@ -43,7 +43,7 @@ class Case:
     constants: list[Any] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     budget: float = 8.0
-    """What float32 may differ by, in epsilons; more where large scores make the function itself sensitive."""
+    """The allowed error of float32 in epsilons; it is larger where large scores make the function sensitive."""
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

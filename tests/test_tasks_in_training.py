@@ -1,4 +1,4 @@
-"""Tasks that a run asks its model between steps: the scores of `gpt2spec eval`, and a run that does not notice."""
+"""A run scores its model in tasks between steps, with the results of `gpt2spec eval`, and is not affected."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_scores_are_drawn_below_the_losses(corpus: Path, samples: dict[str, str]
 def test_every_backend_scores_the_weights_it_trains(
     backend: str, options: dict[str, Any], names: list[str], corpus: Path, samples: dict[str, str], tmp_path: Path
 ) -> None:
-    """For tinygrad, which takes long to compile, one task, and no second run."""
+    """tinygrad, which takes long to compile, scores one task and has no second run."""
     pytest.importorskip(backend)
     chosen = {"backend": backend, "backend_options": options, "steps": 4, "checkpoint_every": 2, "eval_windows": 2}
     tasks = {name: samples[name] for name in names}
@@ -137,7 +137,7 @@ def test_a_resumed_run_has_the_scores_of_one_that_went_straight_through(
 
 
 def test_tasks_may_be_asked_for_later(corpus: Path, samples: dict[str, str], tmp_path: Path) -> None:
-    """Of a finished run, the last weights are scored; nothing is asked twice."""
+    """The last weights of a finished run are scored, and nothing is asked twice."""
     train(settings(corpus), tmp_path / "run", quiet=True)
     chosen = settings(corpus, tasks={"lambada": samples["lambada"]})
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the tinygrad backend traces is what tinygrad's own viewer shows."""
+"""tinygrad's own viewer shows the traces of the tinygrad backend."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ def state_of(backend: Any, seed: int) -> Any:
 
 
 def history(backend: Any) -> list[np.ndarray]:
-    """What comes out of updates of one state, then of another by the same program, and the first as it then is."""
+    """The results of updating one state and then another with the same program, and the first state afterwards."""
     step, found = step_of(backend), []
     x = backend.put(np.random.default_rng(9).standard_normal((4, 16)).astype(np.float32))
     first = state_of(backend, 0)
