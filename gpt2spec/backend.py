@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from gpt2spec.processes import ALONE, Processes
 from gpt2spec.profiling import profiled_calls
 from gpt2spec.sharding import Sharding
 from gpt2spec.tree import Tree
+
+Result = TypeVar("Result")
+State = TypeVar("State")
+Aux = TypeVar("Aux")
 
 API_VERSION = 2
 """The version of this contract. A plugin made for another version is refused by name."""
@@ -121,11 +125,11 @@ class Backend(ABC):
         """Turn `f(tree, *args) -> []` into the function `(tree, *args) -> (value, gradients like the tree)`."""
 
     @abstractmethod
-    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def jit(self, function: Callable[..., Result]) -> Callable[..., Result]:
         """Compile a function of trees for each input shape, if the framework compiles."""
 
     @abstractmethod
-    def jit_update(self, function: Callable[..., tuple[Tree, Any]]) -> Callable[..., tuple[Tree, Any]]:
+    def jit_update(self, function: Callable[..., tuple[State, Aux]]) -> Callable[..., tuple[State, Aux]]:
         """Compile `f(state, *args) -> (state, aux)`. The caller never uses the old state again."""
 
     @abstractmethod
@@ -166,7 +170,7 @@ class Backend(ABC):
 
     # ------------------------------------------------------------------ optional: speed and measurements
 
-    def jit_step(self, function: Callable[..., tuple[Tree, Any]]) -> Callable[..., tuple[Tree, Any]]:
+    def jit_step(self, function: Callable[..., tuple[State, Aux]]) -> Callable[..., tuple[State, Aux]]:
         """Do `jit_update` for a step of decoding, which is called many times with equal state, weights and shapes."""
         return self.jit_update(function)
 

@@ -15,15 +15,43 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gpt2spec.parameters import is_layer_norm
 from gpt2spec.tree import Tree, named_leaves, tree_unflatten
 
-Tensor = Any
-"""A tensor of the backend's framework."""
-Key = Any
-"""The key of random numbers, which `Backend.dropout_key` makes and `fold_in` splits."""
+
+class Tensor(Protocol):
+    """A tensor of whatever framework runs: this is all that the core does with one, but for `TensorOps`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extent of each axis."""
+
+    def __getitem__(self, index: Any, /) -> Tensor: ...
+    def __add__(self, other: Tensor | float, /) -> Tensor: ...
+    def __radd__(self, other: float, /) -> Tensor: ...
+    def __sub__(self, other: Tensor | float, /) -> Tensor: ...
+    def __rsub__(self, other: float, /) -> Tensor: ...
+    def __mul__(self, other: Tensor | float, /) -> Tensor: ...
+    def __rmul__(self, other: float, /) -> Tensor: ...
+    def __truediv__(self, other: Tensor | float, /) -> Tensor: ...
+    def __rtruediv__(self, other: float, /) -> Tensor: ...
+    def __lt__(self, other: Tensor | float, /) -> Tensor: ...
+    def __le__(self, other: Tensor | float, /) -> Tensor: ...
+    def __gt__(self, other: Tensor | float, /) -> Tensor: ...
+    def __ge__(self, other: Tensor | float, /) -> Tensor: ...
+    def __eq__(self, other: Tensor | float, /) -> Tensor: ...  # type: ignore[override]
+
+
+class Key(Protocol):
+    """Where random numbers come from: opaque, made by `Backend.dropout_key` and split by `TensorOps.fold_in`."""
+
+
+NativeTensor = Any
+"""A tensor to the code of its own framework, which knows more of it than `Tensor` says."""
+NativeKey = Any
+"""A key to the code of the backend that made it."""
 
 
 class AdamWScalars(NamedTuple):

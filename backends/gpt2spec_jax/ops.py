@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
+from gpt2spec.ops import TensorOps
 from gpt2spec_jax.head import head_cross_entropy
 
 QUERIES = 128

@@ -18,7 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt2spec.errors import BackendError
-from gpt2spec.ops import Key, Tensor
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.parameters import named_params, params_tree, split_axis
 from gpt2spec.processes import ALONE, Processes
 from gpt2spec.sharding import Sharding

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from gpt2spec.errors import BackendError
-from gpt2spec.ops import Tensor
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.sharding import StoredTensor
 
 

@@ -7,7 +7,9 @@ import numpy as np
 
 from gpt2spec.backend import Backend, Capabilities
 from gpt2spec.errors import BackendError
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
+from gpt2spec.ops import TensorOps
 from gpt2spec.options import check_dtype, check_flag
 from gpt2spec_numpy import tape
 from gpt2spec_numpy.fast import FastNumpyOps

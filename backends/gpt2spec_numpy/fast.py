@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from autograd.tracer import isbox
 
-from gpt2spec.ops import AdamWScalars, Key, Tensor
+from gpt2spec.ops import AdamWScalars
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec_numpy import kernels
 from gpt2spec_numpy.cores import in_pieces
 from gpt2spec_numpy.ops import NumpyOps
@@ -111,11 +113,11 @@ class FastNumpyOps(NumpyOps):
         s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """In place, piece by piece: each value goes through memory once."""
-        step, root = float(s.lr) / float(s.correction1), 1.0 / float(s.correction2)
-        factor = float(s.scale)
+        lr, correction1, correction2, factor = map(_number, (s.lr, s.correction1, s.correction2, s.scale))
+        step, root = lr / correction1, 1.0 / correction2
         for *tensors, rate in zip(params, grads, m, v, decay, strict=True):
             flat = [x.reshape(-1) for x in tensors]
-            kept = 1.0 - float(s.lr) * rate
+            kept = 1.0 - lr * rate
 
             def work(piece: slice, flat: list[Any] = flat, kept: float = kept) -> None:
                 p, g, m, v = (x[piece] for x in flat)
@@ -137,3 +139,7 @@ class FastNumpyOps(NumpyOps):
 
             in_pieces(work, flat[0].size, 1)
         return params, m, v
+
+
+def _number(x: Tensor) -> float:
+    return float(x)

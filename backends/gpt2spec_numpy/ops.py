@@ -12,7 +12,9 @@ from autograd.extend import defvjp, defvjp_argnum, primitive
 from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval
 
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
+from gpt2spec.ops import TensorOps
 from gpt2spec_numpy.strict import StrictArray
 
 

@@ -14,7 +14,8 @@ from tinygrad.helpers import DEV, Context, cpu_events
 
 from gpt2spec.backend import Backend, Capabilities
 from gpt2spec.errors import BackendError
-from gpt2spec.ops import Key, Tensor
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.options import check_dtype, check_flag
 from gpt2spec.tree import tree_leaves, tree_unflatten
 from gpt2spec_tinygrad import clang

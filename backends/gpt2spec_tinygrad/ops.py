@@ -12,7 +12,9 @@ import numpy as np
 from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor as TinyTensor
 
-from gpt2spec.ops import AdamWScalars, Key, Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, TensorOps
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
 
 
 class TinygradOps(TensorOps):
@@ -121,16 +123,16 @@ class TinygradOps(TensorOps):
     # ------------------------------------------------------------------ parts of a block
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: D102
-        return super().linear(x, weight, bias).contiguous()
+        return _contiguous(super().linear(x, weight, bias))
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:  # noqa: D102
-        return super().layer_norm(x, weight, bias, epsilon).contiguous()
+        return _contiguous(super().layer_norm(x, weight, bias, epsilon))
 
     def gelu_tanh(self, x: Tensor) -> Tensor:  # noqa: D102
-        return super().gelu_tanh(x).contiguous()
+        return _contiguous(super().gelu_tanh(x))
 
     def softmax(self, x: Tensor) -> Tensor:  # noqa: D102
-        return super().softmax(x).contiguous()
+        return _contiguous(super().softmax(x))
 
     # ------------------------------------------------------------------ optimizer
 
@@ -158,3 +160,8 @@ def _assign_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: 
     v.assign(s.beta2 * v + (1.0 - s.beta2) * (g * g))
     direction = (m / s.correction1) / ((v / s.correction2).sqrt() + s.epsilon)
     p.assign(p - s.lr * (direction + decay * p))
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """A tensor that is computed by itself, not within what reads it."""
+    return x.contiguous()

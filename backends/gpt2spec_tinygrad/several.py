@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tinygrad.device import Device
 
-from gpt2spec.ops import Tensor
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec_tinygrad.backend import TinygradBackend
 from gpt2spec_tinygrad.ops import TinygradOps
 

@@ -13,7 +13,8 @@ import torch._dynamo
 
 from gpt2spec.backend import Backend, Capabilities
 from gpt2spec.errors import BackendError
-from gpt2spec.ops import Key, Tensor
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.options import check_dtype, check_flag
 from gpt2spec.tree import named_leaves, tree_leaves, tree_unflatten
 from gpt2spec_torch import processes

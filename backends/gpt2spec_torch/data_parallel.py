@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt2spec.ops import Tensor
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.tree import tree_leaves, tree_map, tree_unflatten
 from gpt2spec_torch.backend import Compile, TorchBackend, seeded
 from gpt2spec_torch.processes import TorchProcesses

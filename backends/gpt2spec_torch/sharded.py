@@ -25,7 +25,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
 from gpt2spec.errors import BackendError
-from gpt2spec.ops import AdamWScalars, Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, TensorOps
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.parameters import named_params, params_tree
 from gpt2spec.sharding import Sharding
 from gpt2spec.tree import tree_leaves, tree_map, tree_unflatten

@@ -32,7 +32,7 @@ Start = Tensor | None
 
 
 def _write(
-    change: Callable[[TensorOps, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], steps_only: bool = False
+    change: Callable[[TensorOps, Tensor, Tensor, Any], tuple[Tensor, Start]], steps_only: bool = False
 ) -> Callable[..., Tensor]:
     """Writes other values to other slots, `change(ops, cache, new, start)`, always or with `start` only."""
 
