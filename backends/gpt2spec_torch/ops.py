@@ -7,7 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gpt2spec.ops import AdamWScalars, Key, Tensor, TensorOps
+from gpt2spec.ops import AdamWScalars, TensorOps
+from gpt2spec.ops import NativeKey as Key
+from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec_torch import layouts
 from gpt2spec_torch.adamw import fused_adamw
 from gpt2spec_torch.compilation import compiled
