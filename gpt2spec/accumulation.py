@@ -8,7 +8,7 @@ The gradients are added up in the same way. The mean of the micro-batches' means
 micro-batches had the same size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gpt2spec.backend import Backend
@@ -65,13 +65,15 @@ def add_micro_batch(backend: Backend, config: GPT2Config) -> Callable[..., tuple
     return backend.jit_update(add)
 
 
+Metrics = Mapping[str, Tensor | bool]
+"""The "loss" and "grad_norm" of a step, and whether it was "skipped"."""
 Accept = Callable[[float, float], bool]
 """(loss of a batch, norm of its gradient) -> whether the update is made."""
 
 
 def accumulated_step(
     backend: Backend, config: GPT2Config, adamw: AdamW, accept: Accept | None = None
-) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
+) -> Callable[..., tuple[Tree, Metrics]]:
     """A training step: (state, micro-batches, scalars) -> (state, metrics), with the result of `train_step`.
 
     A single micro-batch is computed by `train_step` itself. Otherwise there are two programs: one adds a micro-batch
@@ -91,16 +93,14 @@ def accumulated_step(
     finish = backend.jit_update(update)
     norm = backend.jit(lambda gradients: ops.global_norm(gradients))
 
-    def refused(total: Tree) -> dict[str, Tensor | bool]:
+    def refused(total: Tree) -> Metrics:
         """The metrics of a batch that is not accepted; empty for one that is."""
         if accept is None:
             return {}
         found = {"loss": total["loss"], "grad_norm": norm(tree_leaves(total["gradients"]))}
         return {} if accept(*(float(backend.to_numpy(x)) for x in found.values())) else {**found, "skipped": True}
 
-    def step(
-        state: Tree, micro_batches: Sequence[MicroBatch], scalars: dict[str, Tensor]
-    ) -> tuple[Tree, dict[str, Tensor | bool]]:
+    def step(state: Tree, micro_batches: Sequence[MicroBatch], scalars: dict[str, Tensor]) -> tuple[Tree, Metrics]:
         if len(micro_batches) == 1 and accept is None:
             batch = micro_batches[0]
             return whole(state, batch.tokens, batch.targets, scalars, batch.key)

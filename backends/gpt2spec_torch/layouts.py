@@ -61,7 +61,7 @@ def take(x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 @ByLayout
 def scan_blocks(
-    blocks: list[Any], ops: TensorOps, block: Callable[..., tuple[Any, ...]], x: Tensor, *others: Any, **shared: Any
+    blocks: list[Any], ops: TensorOps, block: Callable[..., tuple[Any, ...]], x: Any, *others: Any, **shared: Any
 ) -> tuple[Any, ...]:
     """The loop over the layers: see `TensorOps.scan_blocks`."""
     return TensorOps.scan_blocks(ops, block, x, blocks, *others, **shared)

@@ -51,7 +51,7 @@ class RowBlocks(list[RowBlockWeights]):
 
 
 @layouts.scan_blocks.register(RowBlocks)
-def scan_blocks(blocks: RowBlocks, ops: Any, block: Block, x: Tensor, caches: list[Any], **shared: Any) -> Any:
+def scan_blocks(blocks: RowBlocks, ops: Any, block: Block, x: Any, caches: list[Any], **shared: Any) -> Any:
     """One token of one row passes through programs, where blocks are compiled; other rows as through any blocks.
 
     The program is made while the row's prompt is read, before its first token is waited for.
