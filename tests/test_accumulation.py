@@ -128,29 +128,29 @@ def test_a_run_goes_on_with_another_division_but_not_with_another_batch(
     assert "cannot change how many windows an update has: 8 in" in capsys.readouterr().err
 
 
-def test_parts_of_a_step_follow_from_its_tokens() -> None:
-    def parts(**changes: Any) -> list[int]:
-        return RunSettings(preset="test", context=16, **changes).parts()
+def test_micro_batches_of_a_step_follow_from_its_tokens() -> None:
+    def micro_batches(**changes: Any) -> list[int]:
+        return RunSettings(preset="test", context=16, **changes).micro_batches()
 
-    assert parts(batch_size=5) == [5]
-    assert parts(batch_size=5, accumulate=3) == [5, 5, 5]
-    assert parts(batch_size=5, tokens_per_step=12 * 16) == [5, 5, 2]
-    assert parts(batch_size=5, tokens_per_step=16) == [1]
+    assert micro_batches(batch_size=5) == [5]
+    assert micro_batches(batch_size=5, accumulate=3) == [5, 5, 5]
+    assert micro_batches(batch_size=5, tokens_per_step=12 * 16) == [5, 5, 2]
+    assert micro_batches(batch_size=5, tokens_per_step=16) == [1]
     with pytest.raises(ConfigError, match="a multiple of the context, 16 tokens, not 100"):
-        parts(tokens_per_step=100)
+        micro_batches(tokens_per_step=100)
     with pytest.raises(ConfigError, match="give one of the two"):
-        parts(tokens_per_step=160, accumulate=2)
+        micro_batches(tokens_per_step=160, accumulate=2)
     with pytest.raises(ConfigError, match="accumulate is at least 1"):
-        parts(accumulate=0)
+        micro_batches(accumulate=0)
 
 
-def test_parts_do_not_share_their_dropout(corpus: Path) -> None:
+def test_micro_batches_do_not_share_their_dropout(corpus: Path) -> None:
     data = open_dataset(corpus, tokenizer=tokenizer_named("bytes"), progress=False)
     chosen = settings(corpus, dropout=0.1, accumulate=3, batch_size=1).with_vocabulary(data.vocab_size).resolved()
-    updates = Updates(chosen, create(), chosen.model_config(), data.train)
-    keys = {part.key for update in (1, 2) for part in updates._parts(update)}
+    updates = Updates(chosen.update_plan(), create(), chosen.model_config(), data.train)
+    keys = {each.key for update in (1, 2) for each in updates.micro_batches(update)}
     assert len(keys) == 6
-    assert updates._parts(1)[0].key == create().dropout_key(chosen.seed, 1)  # as without parts
+    assert updates.micro_batches(1)[0].key == create().dropout_key(chosen.seed, 1)  # as without accumulation
 
 
 def test_processes_do_not_share_their_dropout(corpus: Path) -> None:
@@ -160,6 +160,6 @@ def test_processes_do_not_share_their_dropout(corpus: Path) -> None:
     for rank in range(2):
         backend = create()
         backend.processes = Processes(rank, 2)
-        updates = Updates(chosen, backend, chosen.model_config(), data.train)
-        keys += [part.key for update in (1, 2) for part in updates._parts(update)]
+        updates = Updates(chosen.update_plan(), backend, chosen.model_config(), data.train)
+        keys += [each.key for update in (1, 2) for each in updates.micro_batches(update)]
     assert len(set(keys)) == len(keys) == 8

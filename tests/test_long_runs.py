@@ -16,8 +16,9 @@ from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, loa
 from gpt2spec.config import preset
 from gpt2spec.costs import training_flops_per_token
 from gpt2spec.errors import ConfigError
-from gpt2spec.training import trainer
+from gpt2spec.training import checkpoints, validation
 from gpt2spec.training.background import Background
+from gpt2spec.training.divergence import DivergedError
 from gpt2spec.training.history import History
 from gpt2spec.training.loop import train
 from gpt2spec.training.plot import plot_runs
@@ -25,7 +26,6 @@ from gpt2spec.training.retention import best_step, kept
 from gpt2spec.training.run_directory import read_metrics
 from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.spikes import WINDOW, SpikeDetector
-from gpt2spec.training.trainer import DivergedError
 from gpt2spec.training.updates import Updates
 
 TEXT = "".join(f"{n} squared is {n * n}; {n} times {n + 1} is {n * (n + 1)}.\n" for n in range(300))
@@ -64,7 +64,7 @@ def test_the_best_is_the_first_of_the_lowest() -> None:
 
 def test_checkpoints_rotate(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation loss is lowest at step 5, which is saved for that, and kept."""
-    monkeypatch.setattr(trainer, "validation_loss", lambda *args: next(losses))
+    monkeypatch.setattr(validation, "validation_loss", lambda *args: next(losses))
     losses = iter([3.0, 2.0, 2.5, 2.6])
     chosen = settings(corpus, steps=20, eval_every=5, checkpoint_every=2, keep=2, keep_every=8, keep_best=True)
     train(chosen, tmp_path / "run", quiet=True)
@@ -76,7 +76,7 @@ def test_a_step_goes_on_while_a_checkpoint_is_written(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first write waits for the step after it, which would never come if the steps waited for the write."""
-    stepped, save = threading.Event(), trainer.save_checkpoint
+    stepped, save = threading.Event(), checkpoints.save_checkpoint
     took_step, run = [], Updates.run
 
     def slow(*args: Any) -> Path:
@@ -88,7 +88,7 @@ def test_a_step_goes_on_while_a_checkpoint_is_written(
             stepped.set()
         return run(self, state, update)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", slow)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
     monkeypatch.setattr(Updates, "run", step)
     train(settings(corpus), tmp_path / "run", quiet=True)
     assert took_step == [True, True, True]
@@ -195,7 +195,7 @@ def test_patience_ends_a_run_and_survives_a_resume(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 2.0, 2.5, 2.4, 9.9])
-    monkeypatch.setattr(trainer, "validation_loss", lambda *args: next(losses))
+    monkeypatch.setattr(validation, "validation_loss", lambda *args: next(losses))
     chosen = settings(corpus, steps=40, patience=2)
     first = RunSettings(**{**chosen.__dict__, "steps": 12})
     train(first, tmp_path / "run", quiet=True)  # one validation after the best
@@ -211,7 +211,7 @@ def test_history_is_what_the_metrics_say() -> None:
     lines = [{"step": n, "loss": 3.0 + 0.01 * (n % 5), "grad_norm": 1.0} for n in range(1, 200)]
     lines[99] |= {"loss": None, "skipped": True}
     lines[-1] |= {"skipped": True, "val_loss": 2.0}
-    history = History(RunSettings(spike=6.0), lines)
+    history = History(lines, spike=6.0)
     assert history.skips == 1 and history.best() == 199
     assert history.spike(9.0, 1.0) == "loss"
     assert history.spike(3.0, math.inf) == "grad_norm"

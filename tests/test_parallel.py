@@ -110,11 +110,11 @@ def test_rows_of_the_ranks_are_disjoint_and_complete(corpus: Path, tmp_path: Pat
     for rank in range(2):
         backend = create()
         backend.processes = Processes(rank, 2)
-        parts = Updates(chosen, backend, chosen.model_config(), data.train)._parts(3)
-        assert [len(part.tokens) for part in parts] == [3, 3, 2]
-        rows += [row for part in parts for row in part.tokens.tolist()]
-    (whole,) = (Updates(chosen, create(), chosen.model_config(), data.train),)
-    assert rows == [row for part in whole._parts(3) for row in part.tokens.tolist()]
+        found = Updates(chosen.update_plan(), backend, chosen.model_config(), data.train).micro_batches(3)
+        assert [len(each.tokens) for each in found] == [3, 3, 2]
+        rows += [row for each in found for row in each.tokens.tolist()]
+    whole = Updates(chosen.update_plan(), create(), chosen.model_config(), data.train)
+    assert rows == [row for each in whole.micro_batches(3) for row in each.tokens.tolist()]
 
 
 @KINDS

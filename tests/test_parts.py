@@ -24,7 +24,7 @@ from gpt2spec.checkpoints.safetensors_shards import open_sharded
 from gpt2spec.cli.main import main
 from gpt2spec.errors import CheckpointError, ConfigError
 from gpt2spec.parameters import HostParams
-from gpt2spec.training.trainer import Trainer
+from gpt2spec.training.checkpoints import Checkpoints
 
 pytest.importorskip("torch")
 from gpt2spec_torch.sharded import TorchSharding
@@ -69,13 +69,14 @@ def names_in(folder: Path) -> set[str]:
 def whole_state(settings: Any, out: Path) -> list[HostParams]:
     """Train, and gather the state that was saved last in one process."""
     found: list[HostParams] = []
-    save = Trainer.save
+    save = Checkpoints.run
 
-    def noting(self: Trainer) -> None:
-        found[:] = [self.backend.dump_params(self.state[kind]) for kind in ("params", "m", "v")]
+    def noting(self: Checkpoints) -> None:
+        run = self._run
+        found[:] = [run.backend.dump_params(run.state[kind]) for kind in ("params", "m", "v")]
         save(self)
 
-    Trainer.save = noting  # type: ignore[method-assign]
+    Checkpoints.run = noting  # type: ignore[method-assign]
     in_process(settings, out)
     return found
 
@@ -213,10 +214,10 @@ def test_a_rank_that_is_killed_while_saving_leaves_nothing_half(
 
 def written_late(settings: Any, out: Path) -> None:
     """Nothing of a checkpoint is written before the run is at step 4."""
-    save, save_shards, runs = Trainer.save, TorchSharding.save, []
+    save, save_shards, runs = Checkpoints.run, TorchSharding.save, []
 
-    def known(self: Trainer) -> None:
-        runs.append(self)
+    def known(self: Checkpoints) -> None:
+        runs.append(self._run)
         save(self)
 
     def late(self: TorchSharding, params: Any, folder: Path) -> None:
@@ -225,7 +226,7 @@ def written_late(settings: Any, out: Path) -> None:
             time.sleep(0.005)
         save_shards(self, params, folder)
 
-    Trainer.save, TorchSharding.save = known, late  # type: ignore[method-assign]
+    Checkpoints.run, TorchSharding.save = known, late  # type: ignore[method-assign]
     began = time.monotonic()
     in_process(settings, out)
     assert time.monotonic() - began < 60
@@ -245,19 +246,20 @@ def test_steps_go_on_while_parts_are_written_as_they_were(corpus: Path, tmp_path
 
 def full_disk_of_rank_1(settings: Any, out: Path) -> None:
     """In its second checkpoint, rank 1 may write no files of more than a few bytes; until the third begins."""
-    save, before = Trainer.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+    save, before = Checkpoints.run, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limit(self: Trainer) -> None:
-        if self.backend.processes.rank == 1 and self.step == 4:
+    def limit(self: Checkpoints) -> None:
+        run = self._run
+        if run.backend.processes.rank == 1 and run.step == 4:
             self.background.wait()  # for the first one
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
         try:
             save(self)
         finally:
-            if self.step != 4:
+            if run.step != 4:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    Trainer.save = limit  # type: ignore[method-assign]
+    Checkpoints.run = limit  # type: ignore[method-assign]
     in_process(settings, out)
 
 
@@ -296,9 +298,9 @@ def seeing_little(settings: Any, out: Path) -> None:
 def growth_while_saving(settings: Any, out: Path) -> int:
     """By how many bytes the memory of this process grows at most during its first save."""
     found: list[int] = []
-    save = Trainer.save
+    save = Checkpoints.run
 
-    def measured(self: Trainer) -> None:
+    def measured(self: Checkpoints) -> None:
         ctypes.CDLL(None).malloc_trim(0)  # what is free is not the process's any more
         Path("/proc/self/clear_refs").write_text("5")  # and the peak begins anew
         before = memory("VmRSS")
@@ -306,7 +308,7 @@ def growth_while_saving(settings: Any, out: Path) -> int:
         self.background.wait()
         found.append(memory("VmHWM") - before)
 
-    Trainer.save = measured  # type: ignore[method-assign]
+    Checkpoints.run = measured  # type: ignore[method-assign]
     in_process(settings, out)
     return found[0]
 

@@ -20,7 +20,7 @@ from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps
 from gpt2spec.cli.main import main
 from gpt2spec.errors import CheckpointError, DataError, StorageError
 from gpt2spec.tokenizer import train_tokenizer, write_tokenizer
-from gpt2spec.training import loop, trainer
+from gpt2spec.training import checkpoints, opened, reports, samples
 from gpt2spec.training.loop import train
 from gpt2spec.training.run_directory import locked_run, open_run, read_metrics
 from gpt2spec.training.settings import RunSettings
@@ -50,9 +50,12 @@ def sums(run: Path) -> list[str]:
 # ------------------------------------------------------------------ between two writes
 
 
-@pytest.mark.parametrize("where", ["discard_after", "forget_after", "MetricsLog", "write_toml"])
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [(opened, "discard_after"), (opened, "forget_after"), (reports, "MetricsLog"), (opened, "write_toml")],
+)
 def test_a_resume_that_is_killed_anywhere_can_be_resumed(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, where: str
 ) -> None:
     """Going back to an earlier step takes several writes; the exception stands in for a kill before one of them."""
     run, chosen = tmp_path / "run", settings(corpus)
@@ -62,7 +65,7 @@ def test_a_resume_that_is_killed_anywhere_can_be_resumed(
     def killed(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, where, killed)
+    monkeypatch.setattr(module, where, killed)
     with pytest.raises(KeyboardInterrupt):
         train(settings(corpus, steps=8), run, resume=True, at=2, quiet=True)
     monkeypatch.undo()
@@ -76,7 +79,7 @@ def test_a_checkpoint_that_cannot_be_removed_any_more_is_a_resume_that_ends_earl
     """Later checkpoints go from the last one on: what is left is a run that was stopped at some step."""
     run = tmp_path / "run"
     train(settings(corpus), run, quiet=True)
-    remove, left = loop.discard_after.__globals__["remove_checkpoint"], [1]
+    remove, left = opened.discard_after.__globals__["remove_checkpoint"], [1]
 
     def killed(folder: Path) -> None:
         if not left:
@@ -84,7 +87,7 @@ def test_a_checkpoint_that_cannot_be_removed_any_more_is_a_resume_that_ends_earl
         left.pop()
         remove(folder)
 
-    monkeypatch.setitem(loop.discard_after.__globals__, "remove_checkpoint", killed)
+    monkeypatch.setitem(opened.discard_after.__globals__, "remove_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         train(settings(corpus), run, resume=True, at=2, quiet=True)
     assert checkpoint_steps(run) == [2, 4]
@@ -108,7 +111,7 @@ def test_a_run_that_is_killed_while_it_samples_has_every_sample(
 ) -> None:
     run, chosen = tmp_path / "run", settings(corpus, sample_every=2, sample_tokens=2)
     train(chosen, tmp_path / "straight", quiet=True)
-    sample, left = trainer.sample, [1]
+    sample, left = samples.sample, [1]
 
     def killed(*args: Any) -> Any:
         if not left:
@@ -116,7 +119,7 @@ def test_a_run_that_is_killed_while_it_samples_has_every_sample(
         left.pop()
         return sample(*args)
 
-    monkeypatch.setattr(trainer, "sample", killed)
+    monkeypatch.setattr(samples, "sample", killed)
     with pytest.raises(KeyboardInterrupt):
         train(chosen, run, quiet=True)
     monkeypatch.undo()
@@ -136,7 +139,7 @@ def test_a_new_run_that_was_killed_before_it_had_settings_begins_again_with_othe
     def killed(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "create_run", killed)
+    monkeypatch.setattr(opened, "create_run", killed)
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(settings(corpus, tokenizer=str(tmp_path / "0")), run, quiet=True)
@@ -338,7 +341,7 @@ def test_what_is_under_way_is_saved_before_a_full_disk_is_told(
 ) -> None:
     """The step that was being written when the disk of another file was full counts as saved, and is."""
     pytest.importorskip("tensorboardX")
-    save, init = trainer.save_checkpoint, TensorBoardLog.__init__
+    save, init = checkpoints.save_checkpoint, TensorBoardLog.__init__
 
     def slow(*args: Any) -> Path:
         time.sleep(0.3)
@@ -348,7 +351,7 @@ def test_what_is_under_way_is_saved_before_a_full_disk_is_told(
         init(self, run, step)
         self._file = Full(2, self._file)  # type: ignore[assignment]
 
-    monkeypatch.setattr(trainer, "save_checkpoint", slow)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
     monkeypatch.setattr(TensorBoardLog, "__init__", small)
     chosen = settings(corpus, tensorboard=True, eval_every=3)
     with pytest.raises(StorageError, match=r"cannot write .*tensorboard.*: there is no space.*; step 2 is saved"):

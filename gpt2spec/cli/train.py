@@ -146,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     from gpt2spec.training.loop import train
-    from gpt2spec.training.resume import how_to_resume
+    from gpt2spec.training.saved import how_to_resume
 
     if args.auto_resume and args.out is not None and (args.out / "config.toml").exists():
         args.resume = -1

@@ -1,7 +1,9 @@
-"""The data that a run's settings name."""
+"""Opening and verifying the data that a run's settings name."""
 
 from __future__ import annotations
 
+import glob
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,30 @@ from gpt2spec.config import VOCAB_SIZE
 from gpt2spec.data.dataset import Dataset, is_text, open_dataset
 from gpt2spec.data.mixed_dataset import open_mixture, path_and_weight
 from gpt2spec.data.token_files import Vocabulary
+from gpt2spec.errors import DataError
 from gpt2spec.tokenizer import UNKNOWN, Tokenizer
-from gpt2spec.training.settings import RunSettings
+
+Data = str | list[str] | None
+"""What `RunSettings.data` may be: a path, several with weights, or nothing for the text that comes with Python."""
 
 
-def open_data(settings: RunSettings, tokenizer: Tokenizer, progress: bool) -> Dataset:
-    """The data of a run; `tokenizer` encodes raw text.
+def open_data(data: Data, tokenizer: Tokenizer, vocabulary: Vocabulary | None, progress: bool) -> Dataset:
+    """Open the data of a run.
+
+    Args:
+        data: as in `RunSettings`.
+        tokenizer: encodes raw text.
+        vocabulary: see `vocabulary_of_token_files`.
+        progress: show how far the encoding is.
 
     Raises:
         DataError: for data that is missing, or whose size shows that it is damaged.
         ConfigError: for weights or tokenizers that do not fit.
     """
-    how: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "vocabulary": vocabulary(settings, tokenizer),
-        "progress": progress,
-    }
-    if isinstance(settings.data, list):
-        return open_mixture(settings.data, **how)
-    return open_dataset(None if settings.data is None else Path(settings.data), **how)
+    how: dict[str, Any] = {"tokenizer": tokenizer, "vocabulary": vocabulary, "progress": progress}
+    if isinstance(data, list):
+        return open_mixture(data, **how)
+    return open_dataset(None if data is None else Path(data), **how)
 
 
 def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
@@ -46,19 +53,34 @@ def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
                     checksums[number].verify(progress.add)
 
 
-def has_text(settings: RunSettings) -> bool:
+def has_text(data: Data) -> bool:
     """Whether any of a run's data is raw text."""
-    if isinstance(settings.data, list):
-        return any(is_text(path_and_weight(each)[0]) for each in settings.data)
-    return is_text(None if settings.data is None else Path(settings.data))
+    return data is None or any(map(is_text, _paths(data)))
 
 
-def vocabulary(settings: RunSettings, tokenizer: Tokenizer) -> Vocabulary | None:
-    """Whose ids token files without a manifest hold: those of the tokenizer that was named, or unknown ones.
+def check_data_is_there(run: Path, data: Data) -> None:
+    """Raise `DataError` where a path or pattern of a run's data is no longer where it was."""
+    for path in _paths(data):
+        if not path.exists() and not glob.glob(str(path), recursive=True):  # noqa: PTH207 it may be absolute
+            raise DataError(
+                f"the data of {run} is not in {path} any more; where it has moved, say so: gpt2spec train DATA --out "
+                f"{shlex.quote(str(run))} --resume"
+            )
 
-    None is GPT-2's. A `vocab_size` of the model below GPT-2's says that they are others; one above is padding.
+
+def vocabulary_of_token_files(tokenizer: Tokenizer, named: bool, vocab_size: object) -> Vocabulary | None:
+    """The vocabulary of token files without a manifest: that of the tokenizer if it was `named`, or an unknown one.
+
+    None is GPT-2's. A `vocab_size` of the model below GPT-2's says that the ids are others; one above is padding.
     """
-    if settings.tokenizer is not None:
+    if named:
         return Vocabulary(tokenizer.id, tokenizer.vocab_size)
-    size = settings.model.get("vocab_size", VOCAB_SIZE)
-    return Vocabulary(UNKNOWN, size) if isinstance(size, int) and 0 < size < VOCAB_SIZE else None
+    if isinstance(vocab_size, int) and 0 < vocab_size < VOCAB_SIZE:
+        return Vocabulary(UNKNOWN, vocab_size)
+    return None
+
+
+def _paths(data: Data) -> list[Path]:
+    if isinstance(data, list):
+        return [path_and_weight(each)[0] for each in data]
+    return [] if data is None else [Path(data)]

@@ -7,11 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpt2spec.training.retention import best_step
-from gpt2spec.training.settings import RunSettings
 from gpt2spec.training.spikes import WINDOW, SpikeDetector
-
-MOST_SKIPS = 10
-"""So many refused updates in a row are no spike: the run is lost."""
 
 
 class History:
@@ -19,17 +15,25 @@ class History:
 
     Attributes:
         val_losses: by step.
-        skips: updates in a row that were refused, up to now.
+        exhausted: whether the last `patience` validations brought no new lowest loss.
+        skips: how many of the last updates in a row were refused.
     """
 
-    def __init__(self, settings: RunSettings, lines: Iterable[dict[str, Any]]) -> None:
-        """`lines` are the metrics of the steps done."""
+    def __init__(self, lines: Iterable[dict[str, Any]] = (), patience: int = 0, spike: float = 0.0) -> None:
+        """Begin after the steps that `lines` of the metrics describe.
+
+        Args:
+            lines: the metrics of the steps done.
+            patience: validations without a new lowest loss after which a run ends; 0 is never.
+            spike: standard deviations above the mean from which a figure is a spike; 0 is never.
+        """
         lines = list(lines)
-        self.patience = settings.patience
+        self._patience = patience
         self.val_losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+        self.exhausted = self._exhausted()
         last = lines[-2 * WINDOW :]
-        self.detectors = {
-            name: SpikeDetector(settings.spike, (math.nan if line[name] is None else line[name] for line in last))
+        self._detectors = {
+            name: SpikeDetector(spike, (math.nan if line[name] is None else line[name] for line in last))
             for name in ("loss", "grad_norm")
         }
         self.skips = 0
@@ -37,18 +41,22 @@ class History:
             self.skips = self.skips + 1 if line.get("skipped") else 0
 
     def spike(self, loss: float, grad_norm: float) -> str | None:
-        """Count a step, and say which of its figures is a spike or no number, if one is."""
+        """Count a step, and return the name of a figure of it that is a spike or no number, if there is one."""
         values = {"loss": loss, "grad_norm": grad_norm}
-        departing = [name for name, value in values.items() if self.detectors[name].departs(value)]
+        departing = [name for name, value in values.items() if self._detectors[name].departs(value)]
         for name, value in values.items():
-            self.detectors[name].add(value)
+            self._detectors[name].add(value)
         return departing[0] if departing else None
 
+    def add_validation(self, step: int, loss: float) -> None:
+        """Count a validation."""
+        self.val_losses[step] = loss
+        self.exhausted = self._exhausted()
+
     def best(self) -> int | None:
-        """The step of the lowest validation loss."""
+        """The step of the lowest validation loss, if there was a validation."""
         return best_step(self.val_losses)
 
-    def exhausted(self) -> bool:
-        """Whether the last `patience` validations brought no new lowest loss."""
-        best = self.best()
-        return bool(self.patience) and sum(step > (best or 0) for step in self.val_losses) >= self.patience
+    def _exhausted(self) -> bool:
+        best = self.best() or 0
+        return bool(self._patience) and sum(step > best for step in self.val_losses) >= self._patience

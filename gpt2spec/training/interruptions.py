@@ -13,13 +13,12 @@ SAME = 1.0
 
 
 @contextmanager
-def interruptions(tell: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that signals are put into, so that the step at hand can end well.
+def interruptions(received: list[int], message: Callable[[str], None]) -> Iterator[None]:
+    """Add signals to the list `received`, so that the step at hand can end well.
 
     A second Ctrl-C, later than `SAME`, interrupts at once; whoever sends SIGTERM has SIGKILL for that. Outside the main
     thread, signals are left alone, and so is SIGHUP under `nohup`.
     """
-    received: list[int] = []
     first = 0.0
 
     def note(number: int, frame: Any) -> None:
@@ -28,7 +27,7 @@ def interruptions(tell: Callable[[str], None]) -> Iterator[list[int]]:
             first = time.monotonic()
             received.append(number)
             with suppress(OSError, RuntimeError):  # the terminal has gone; or it came in the middle of another line
-                tell("finishing this step, then saving; Ctrl-C once more stops without saving")
+                message("finishing this step, then saving; Ctrl-C once more stops without saving")
         elif number == signal.SIGINT and time.monotonic() - first > SAME:
             raise KeyboardInterrupt
 
@@ -36,10 +35,10 @@ def interruptions(tell: Callable[[str], None]) -> Iterator[list[int]]:
         heeded = [each for each in ENDING if each == signal.SIGINT or signal.getsignal(each) is not signal.SIG_IGN]
         before = {number: signal.signal(number, note) for number in heeded}
     except ValueError:  # not the main thread
-        yield received
+        yield
         return
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,46 +1,32 @@
-"""A call of `gpt2spec train`: what it needs is opened and checked, then the `Trainer` runs."""
+"""Training: a run is prepared, opened, taken from step to step, and finished."""
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from gpt2spec.backend import Backend
-from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.checkpoints.sharded import writes_sharded
-from gpt2spec.config import GPT2Config
-from gpt2spec.data.batches import Batches, validation_batches
+from gpt2spec.data.batches import validation_batches
 from gpt2spec.data.dataset import Dataset
-from gpt2spec.errors import BackendError, CheckpointError, ConfigError
-from gpt2spec.plugins import load_backend
-from gpt2spec.tokenizer import UNKNOWN, Tokenizer
-from gpt2spec.training.data import open_data, verify_data
-from gpt2spec.training.history import History
-from gpt2spec.training.profiling import ProfiledUpdates
-from gpt2spec.training.progress import Progress
-from gpt2spec.training.resume import (
-    check_data_is_there,
-    check_same_data,
-    discard_after,
-    fresh_state,
-    restored_state,
-)
-from gpt2spec.training.run_directory import (
-    CONFIG,
-    MetricsLog,
-    NoLog,
-    create_run,
-    forget_after,
-    locked_run,
-    metrics_until,
-    open_run,
-    read_scores,
-)
-from gpt2spec.training.settings import RunSettings, write_toml
-from gpt2spec.training.tasks import RunTasks, read_tasks
-from gpt2spec.training.tensorboard import TensorBoardLog
-from gpt2spec.training.tokenizers import check_same_tokenizer, decoding_tokenizer, encoding_tokenizer, keep_tokenizer
-from gpt2spec.training.trainer import Trainer
+from gpt2spec.tokenizer import Tokenizer
+from gpt2spec.training.callback import Callback
+from gpt2spec.training.checkpoints import Checkpoints
+from gpt2spec.training.divergence import SpikeGuard
+from gpt2spec.training.figures import Figures
+from gpt2spec.training.interruptions import interruptions
+from gpt2spec.training.opened import Past, opened
+from gpt2spec.training.prepare import prepare
+from gpt2spec.training.profiling import ProfiledUpdates, check_count
+from gpt2spec.training.reports import Reports, reporting
+from gpt2spec.training.retention import Retention
+from gpt2spec.training.run import Run
+from gpt2spec.training.samples import Samples, sample
+from gpt2spec.training.saved import brought_to_an_end
+from gpt2spec.training.settings import RunSettings
+from gpt2spec.training.tasks import Scores
+from gpt2spec.training.updates import Updates
+from gpt2spec.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -72,6 +58,16 @@ class Outcome:
     tokenizer: Tokenizer | None
 
 
+class Callbacks(NamedTuple):
+    """What a run does between its steps; see `between_steps` for the order."""
+
+    figures: Figures
+    validation: Validation
+    samples: Samples
+    checkpoints: Checkpoints
+    scores: Scores
+
+
 def train(
     settings: RunSettings,
     out: Path,
@@ -94,121 +90,99 @@ def train(
     Raises:
         GPT2SpecError: for whatever a user can correct; all that was reported as saved stays.
     """
-    initial = None if resume or settings.init_from is None else open_checkpoint(settings.init_from)
-    if initial is not None:
-        settings = settings.with_model_of(initial.config)
-    encoding = encoding_tokenizer(settings, out if resume else None, initial)
-    backend = backend_of(settings)
-    first = backend.processes.first
-    quiet = quiet or not first
-    with backend.processes.in_turn():  # the first process encodes a raw text, the others find it encoded
-        if resume:
-            check_data_is_there(out, settings.data)
-        dataset = open_data(settings, encoding, progress=not quiet)
-    settings = settings.with_vocabulary(dataset.vocab_size).resolved()
-    config = settings.model_config()
-    check(settings, config, dataset, backend)
-    in_parts = writes_sharded(backend, settings.checkpoint_format)
-    check_same_tokenizer(settings, encoding, dataset)
-    tokenizer = decoding_tokenizer(dataset, encoding)
-    if initial is not None and initial.tokenizer not in (None, UNKNOWN, dataset.tokenizer_id):
-        raise ConfigError(f"{dataset.name} is in {dataset.tokenizer_id}, {initial.path} in {initial.tokenizer}")
-    questions = read_tasks(settings, config, dataset, tokenizer)
-    if settings.verify_data:
-        verify_data(dataset, backend, quiet)
-    if not resume:  # the state first: there may be no memory for it
-        state, step = fresh_state(backend, config, settings.seed, settings.init_from), 0
-    with locked_run(out, new=not resume) if first else nullcontext():
-        before = opened(out, settings, dataset, backend, tokenizer, new=not resume)
-        if resume:
-            state, step = restored_state(backend, config, out, settings.seed, at, settings.init_from)
-        if step > settings.steps:
-            raise ConfigError(f"{out} is at step {step} already, beyond the {settings.steps} that were asked for")
-        profiled = ProfiledUpdates(backend, out, step, profile if first else None)
-        lines = metrics_until(out, step)
-        tasks = RunTasks(questions, settings.task_every, (line for line in read_scores(out) if line["step"] <= step))
-        backend.processes.barrier()  # all have read what is there
-        if first:
-            discard_after(out, step)  # before the lines that these checkpoints have seen
-            forget_after(out, step)
-            if settings != before:
-                write_toml(out / CONFIG, settings)
-        board = TensorBoardLog(out, step) if settings.tensorboard and first else None
-        log = MetricsLog(out, lines) if first else NoLog()
-        progress = Progress(step, settings.steps, quiet)
-        if resume and step == 0:
-            progress.message(f"{out} has no checkpoint yet: beginning again from step 0")
-        run = (settings, out, backend, config, dataset, state, step, progress, log)
-        history = History(settings, lines)
-        known = (history, tasks, board, profiled)
-        trainer = Trainer(*run, *known, saved=step, tokenizer=tokenizer, in_parts=in_parts)
-        try:
-            finished = trainer.run()
-        finally:
-            progress.close()
-            log.close()
-            if board is not None:
-                board.close()
-    sample = trainer.sample() if finished and settings.sample_tokens and config.n_ctx > 1 else None
-    backend.processes.barrier()  # the first has written all it had to
-    backend.processes.leave()
-    ended = (trainer.step, finished, next(iter(trainer.interrupted), None), trainer.stopped_early)
-    return Outcome(first, *ended, history.best(), trainer.val_loss, dataset, sample, tokenizer)
+    check_count(profile)
+    run = prepare(settings, out, resume, quiet)
+    with opened(run, resume, at) as past, reporting(run, past.metrics, quiet) as reports:
+        if resume and run.step == 0:
+            reports.message(f"{out} has no checkpoint yet: beginning again from step 0")
+        guard = SpikeGuard(run, settings.spike, settings.on_spike == "skip", reports.message)
+        callbacks = callbacks_of(run, past, guard, reports)
+        profiled = ProfiledUpdates(run.backend, out, profile if run.backend.processes.first else None, reports.message)
+        go_on(run, updates_of(run, guard), callbacks, profiled, reports)
+    return finish(run, callbacks)
 
 
-def backend_of(settings: RunSettings) -> Backend:
-    """The backend that the settings ask for."""
-    parallel = {} if settings.parallel in (None, "none") else {"parallel": settings.parallel}
-    options = settings.backend_options | parallel
-    return load_backend(settings.backend, device=settings.device, dtype=settings.dtype, **options)
+def go_on(run: Run, updates: Updates, callbacks: Callbacks, profiled: ProfiledUpdates, reports: Reports) -> None:
+    """Take steps until the last one, patience's end or an interruption, after which the last step is saved."""
+    figures, checkpoints, scores = callbacks.figures, callbacks.checkpoints, callbacks.scores
+    with (
+        interruptions(run.signals, reports.message),
+        brought_to_an_end(run.out, checkpoints.background, profiled),
+    ):
+        if scores.due(run.step):  # of a step at which that was interrupted, or asked for only now
+            scores.run()
+        figures.restart_clock()
+        while not run.at_end and not run.interrupted():
+            run.step += 1
+            with profiled.update():
+                run.state, record = updates.run(run.state, run.step)
+                figures.add(record)
+            between_steps(run.step, figures, [callbacks.samples, checkpoints, scores])
+        if run.step > checkpoints.saved:  # interrupted, or early
+            figures.run()
+            checkpoints.run()
 
 
-def opened(
-    out: Path, settings: RunSettings, dataset: Dataset, backend: Backend, tokenizer: Tokenizer | None, new: bool
-) -> RunSettings:
-    """The settings of the run in `out`, which the first process makes if it is `new`."""
-    with backend.processes.in_turn():
-        if new and backend.processes.first:
-            keep_tokenizer(out, tokenizer)
-            create_run(out, settings, describe(dataset))
-        if not backend.processes.first and not (out / CONFIG).is_file():
-            raise CheckpointError(
-                f"process {backend.processes.rank} finds no run in {out} that the first one made: the processes of a "
-                "job need one --out, in a folder that all of them share"
-            )
-        before, data = open_run(out)
-        check_same_data(out, data, dataset)
-    return before
+def between_steps(step: int, figures: Figures, others: Sequence[Callback]) -> None:
+    """Report figures, and do what else is due after `step`, in this order:
+
+    1. Figures, with which the step is validated, since they may end the run.
+    2. A sample, before the checkpoint: a run that goes on from this step takes it for done.
+    3. The checkpoint.
+    4. Scores in tasks, after the checkpoint: they may take long, and a resumed run knows which are missing.
+
+    None of it counts as training time.
+    """
+    if not figures.due(step) and not any(each.due(step) for each in others):
+        return
+    figures.run()
+    for each in others:
+        if each.due(step):
+            each.run()
+    figures.restart_clock()
 
 
-def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: Backend) -> None:
-    """Raise before anything is written for what would go wrong later: what does not fit."""
-    settings.schedule()
-    if not backend.capabilities.gradients:
-        raise BackendError(f"backend {backend.name!r} has no gradients: it cannot train")
-    if not backend.capabilities.dropout and max(config.dropout, config.attn_dropout) > 0.0:
-        raise BackendError(f"backend {backend.name!r} has no dropout; train with --dropout 0")
-    if dataset.vocab_size > config.vocab_size:
-        raise ConfigError(
-            f"{dataset.name} has ids up to {dataset.vocab_size - 1}; this model's vocab_size is {config.vocab_size}"
-        )
-    if settings.sample_every and dataset.tokenizer_id == UNKNOWN:
-        raise ConfigError(
-            f"the tokenizer of {dataset.name} is unknown, so samples cannot be read: leave out sample_every"
-        )
-    settings.check_shares(backend.row_shares)
-    Batches(dataset.train, settings.windows_per_step(), settings.window(), settings.seed)
-    validation_batches(dataset.val, settings.batch_size, settings.window(), settings.eval_windows)
+def updates_of(run: Run, guard: SpikeGuard) -> Updates:
+    """The updates of a run; those that `guard` refuses are left out where the settings say so."""
+    accept = guard.accept if guard.skips else None
+    return Updates(run.settings.update_plan(), run.backend, run.config, run.dataset.train, accept)
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What `data.json` says of the data."""
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "fingerprint": dataset.fingerprint,
-        "tokenizer": dataset.tokenizer_id,
-        "train_tokens": len(dataset.train),
-        "val_tokens": len(dataset.val),
-        "unigram_entropy": dataset.unigram_entropy,
-    }
+def callbacks_of(run: Run, past: Past, guard: SpikeGuard, reports: Reports) -> Callbacks:
+    """What `run` does between its steps, as its settings have it."""
+    settings = run.settings
+    batches = partial(
+        validation_batches, run.dataset.val, settings.batch_size, settings.window(), settings.eval_windows
+    )
+    retention = Retention(settings.keep, settings.keep_every, settings.keep_best)
+    sharded = writes_sharded(run.backend, settings.checkpoint_format)
+    validation = Validation(run, settings.eval_every, batches)
+    return Callbacks(
+        figures=Figures(run, validation, guard, reports, settings.device_flops),
+        validation=validation,
+        samples=Samples(run, settings.sample_every, settings.sample_tokens, reports),
+        checkpoints=Checkpoints(run, settings.checkpoint_every, retention, sharded, reports.sync),
+        scores=Scores(run, settings.task_every, past.scores, reports),
+    )
+
+
+def finish(run: Run, callbacks: Callbacks) -> Outcome:
+    """Sample from what was trained, and part from the other processes."""
+    settings, processes = run.settings, run.backend.processes
+    finished = run.at_end and not callbacks.scores.due(run.step)
+    sampled = finished and settings.sample_tokens and run.config.n_ctx > 1
+    text = sample(run, settings.sample_tokens) if sampled else None
+    processes.barrier()  # the first has written all it had to
+    processes.leave()
+    return Outcome(
+        first=processes.first,
+        step=run.step,
+        finished=finished,
+        signal=next(iter(run.signals), None),
+        stopped_early=run.history.exhausted,
+        best=run.history.best(),
+        val_loss=callbacks.validation.loss,
+        dataset=run.dataset,
+        sample=text,
+        tokenizer=run.tokenizer,
+    )

@@ -13,7 +13,7 @@ from gpt2spec.optimizer import AdamW
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimizer, learning rate's course and dropout of a published training run.
+    """Optimizer, learning-rate schedule and dropout of a published training run.
 
     Attributes:
         source: where the numbers come from.

@@ -1,7 +1,5 @@
 """Going on from a checkpoint of a run."""
 
-import glob
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,26 +15,27 @@ from gpt2spec.checkpoints.native import (
     load_training,
     remove_checkpoint,
 )
-from gpt2spec.checkpoints.opening import load_checkpoint
+from gpt2spec.checkpoints.opening import open_checkpoint
+from gpt2spec.checkpoints.reader import CheckpointReader
 from gpt2spec.checkpoints.sharded import load_sharded, loads_sharded
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import Dataset
-from gpt2spec.data.mixed_dataset import path_and_weight
-from gpt2spec.errors import CheckpointError, DataError
+from gpt2spec.errors import CheckpointError
 from gpt2spec.optimizer import initial_state
 from gpt2spec.parameters import initial_parameters
+from gpt2spec.training.saved import how_to_resume
 from gpt2spec.training.settings import same_shape
 from gpt2spec.tree import Tree
 
 
-def fresh_state(backend: Backend, config: GPT2Config, seed: int, init_from: str | None = None) -> Tree:
-    """Optimizer state before the first step: initial weights, or those of the checkpoint `init_from`."""
-    if init_from is None:
+def fresh_state(backend: Backend, config: GPT2Config, seed: int, initial: CheckpointReader | None = None) -> Tree:
+    """Optimizer state before the first step: initial weights, or those of the checkpoint `initial`."""
+    if initial is None:
         params = initial_parameters(config, seed)
+    elif same_shape(initial.config, config):
+        params = initial.params()
     else:
-        given, params = load_checkpoint(init_from)
-        if not same_shape(given, config):
-            raise CheckpointError(f"{init_from} holds another model than the run's settings describe")
+        raise CheckpointError(f"{initial.path} holds another model than the run's settings describe")
     return initial_state(backend.ops, backend.load_params(params))
 
 
@@ -48,7 +47,8 @@ def restored_state(
     A run that was stopped before its first checkpoint begins again.
     """
     if at is None and not checkpoint_steps(run):
-        return fresh_state(backend, config, seed, init_from), 0
+        initial = None if init_from is None else open_checkpoint(init_from)
+        return fresh_state(backend, config, seed, initial), 0
     step = chosen_step(run, at)
     folder = checkpoint_folder(run, step)
     with _offering_the_one_before(run, step):
@@ -56,7 +56,7 @@ def restored_state(
     if saved != config:
         raise CheckpointError(f"{folder} holds another model than the run's config.toml describes")
     with _offering_the_one_before(run, step):
-        if loads_sharded(backend, folder) and backend.sharding is not None:
+        if backend.sharding is not None and loads_sharded(backend, folder):
             return load_sharded(folder, backend.sharding, config), step
         (_, params), training = load_model(folder), load_training(folder)
     host = {"params": params, "m": training.m, "v": training.v}
@@ -92,19 +92,3 @@ def check_same_data(run: Path, data: dict[str, Any], dataset: Dataset) -> None:
             f"{run} was trained on {data['name']} ({data['fingerprint'][:12]}), not on {dataset.name} "
             f"({dataset.fingerprint[:12]}): a resumed run needs the same data"
         )
-
-
-def check_data_is_there(run: Path, data: Any) -> None:
-    """Raise where the data of a run, one path or pattern or several with weights, is no longer where it was."""
-    parts = [path_and_weight(each)[0] for each in data] if isinstance(data, list) else [Path(data)] if data else []
-    for path in parts:
-        if not path.exists() and not glob.glob(str(path), recursive=True):  # noqa: PTH207 it may be absolute
-            raise DataError(
-                f"the data of {run} is not in {path} any more; where it has moved, say so: gpt2spec train DATA --out "
-                f"{shlex.quote(str(run))} --resume"
-            )
-
-
-def how_to_resume(run: Path, step: int | None = None) -> str:
-    """The command that continues a run."""
-    return f"gpt2spec train --out {shlex.quote(str(run))} --resume" + ("" if step is None else f" {step}")

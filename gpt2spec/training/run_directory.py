@@ -164,18 +164,5 @@ class MetricsLog:
             self._file.close()
 
 
-class NoLog:
-    """In the place of a `MetricsLog` where another process writes it."""
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def sync(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode() + b"\n"

@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 
@@ -18,6 +18,26 @@ from gpt2spec.training.recipes import recipe
 
 SHAPE = ("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size", "layer_norm_epsilon")
 """What weights decide of a `GPT2Config`."""
+
+
+class UpdatePlan(NamedTuple):
+    """What the updates of a run have in common.
+
+    Attributes:
+        adamw: the optimizer's settings.
+        schedule: the learning rate of each update.
+        windows: windows in an update.
+        micro_batches: windows in each of the micro-batches that an update is computed in.
+        context: tokens in a window.
+        seed: the seed of the data order and of dropout.
+    """
+
+    adamw: AdamW
+    schedule: WarmupCosine
+    windows: int
+    micro_batches: list[int]
+    context: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -178,13 +198,21 @@ class RunSettings:
             )
         return windows
 
-    def parts(self, ranks: int = 1) -> list[int]:
-        """Windows of each batch that an update accumulates: `batch_size`, and the rest at last.
-
-        In one of several processes, windows of its own: all of them together have `batch_size` at a time.
-        """
+    def micro_batches(self) -> list[int]:
+        """Windows of each micro-batch of an update: `batch_size`, and at last the rest."""
         full, rest = divmod(self.windows_per_step(), self.batch_size)
-        return [self.batch_size // ranks] * full + [rest // ranks] * (rest > 0)
+        return [self.batch_size] * full + [rest] * (rest > 0)
+
+    def update_plan(self) -> UpdatePlan:
+        """What the run's updates have in common."""
+        return UpdatePlan(
+            adamw=self.adamw(),
+            schedule=self.schedule(),
+            windows=self.windows_per_step(),
+            micro_batches=self.micro_batches(),
+            context=self.window(),
+            seed=self.seed,
+        )
 
     def check_shares(self, count: int) -> None:
         """Raise `ConfigError` unless so many devices can share the rows of every batch."""
@@ -221,7 +249,7 @@ class RunSettings:
         return dataclasses.replace(recipe(self.recipe).adamw, **self.optimizer)
 
     def schedule(self) -> WarmupCosine:
-        """The learning rate's course over the run."""
+        """The learning-rate schedule of the run."""
         settings = self.resolved()
         assert settings.lr is not None and settings.warmup is not None
         return WarmupCosine(settings.lr, settings.warmup, self.steps, recipe(self.recipe).final_fraction)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from gpt2spec.checkpoints.reader import CheckpointReader
-from gpt2spec.checkpoints.tokenizers import tokenizer_of
 from gpt2spec.data.dataset import Dataset
 from gpt2spec.errors import ConfigError
 from gpt2spec.files import atomic_folder
@@ -11,23 +9,16 @@ from gpt2spec.tokenizer import (
     UNKNOWN,
     Tokenizer,
     comes_along,
-    find_tokenizer,
     read_tokenizer,
     recorded_tokenizer,
     write_tokenizer,
 )
 from gpt2spec.tokenizer.saved import FOLDER, MERGES
-from gpt2spec.training.data import has_text
-from gpt2spec.training.settings import RunSettings
 
 
-def encoding_tokenizer(settings: RunSettings, run: Path | None, initial: CheckpointReader | None) -> Tokenizer:
-    """Who encodes raw text: a resumed run's own where it has one; or that in the settings, or of the first weights."""
-    if run is not None and (run / FOLDER / MERGES).is_file():
-        return read_tokenizer(run / FOLDER)
-    if settings.tokenizer is None and initial is not None and has_text(settings):
-        return tokenizer_of(initial)
-    return find_tokenizer(settings.tokenizer_name())
+def own_tokenizer(run: Path) -> Tokenizer | None:
+    """The tokenizer that a run directory has a copy of; None where there is none."""
+    return read_tokenizer(run / FOLDER) if (run / FOLDER / MERGES).is_file() else None
 
 
 def decoding_tokenizer(dataset: Dataset, encoding: Tokenizer) -> Tokenizer | None:
@@ -39,10 +30,10 @@ def decoding_tokenizer(dataset: Dataset, encoding: Tokenizer) -> Tokenizer | Non
     return recorded_tokenizer(dataset.tokenizer_id, dataset.folder)
 
 
-def check_same_tokenizer(settings: RunSettings, encoding: Tokenizer, dataset: Dataset) -> None:
-    """Raise where a tokenizer was asked for by name and the data has another."""
-    if settings.tokenizer is not None and encoding.id != dataset.tokenizer_id:
-        raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {settings.tokenizer!r}")
+def check_same_tokenizer(named: str | None, encoding: Tokenizer, dataset: Dataset) -> None:
+    """Raise where a tokenizer was `named`, which is `encoding`, and the data has another."""
+    if named is not None and encoding.id != dataset.tokenizer_id:
+        raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {named!r}")
 
 
 def keep_tokenizer(run: Path, tokenizer: Tokenizer | None) -> None:

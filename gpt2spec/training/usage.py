@@ -1,10 +1,30 @@
 """How much of the machine a run uses: memory, and the share of the device's arithmetic."""
 
 import sys
+from typing import Any
 
 from gpt2spec.backend import Backend
 from gpt2spec.config import GPT2Config
 from gpt2spec.costs import training_flops_per_token
+
+
+def usage(
+    backend: Backend, config: GPT2Config, context: int, tokens_per_second: float, device_flops: float | None
+) -> dict[str, Any]:
+    """What is logged of the use of the machine; `mfu` only where `device_flops` is known.
+
+    Args:
+        backend: computes in as many processes as it says.
+        config: the model's shape.
+        context: tokens in a window.
+        tokens_per_second: of all processes together.
+        device_flops: the most floating-point operations a second that a device can do.
+    """
+    found: dict[str, Any] = {"peak_memory": peak_memory(backend)}
+    if device_flops:
+        mfu = model_flops_utilization(config, context, tokens_per_second / backend.processes.ranks, device_flops)
+        found["mfu"] = round(mfu, 4)
+    return found
 
 
 def peak_memory(backend: Backend) -> int | None:
