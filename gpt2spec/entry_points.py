@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar, Generic, TypeVar
 
-import pluggy
-
-from gpt2spec import hookspecs
 from gpt2spec.errors import GPT2SpecError, PluginError
+from gpt2spec.hookspecs import plugin_manager
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,7 @@ class Kind(Generic[AnyListing, Product]):
 def load_plugin(point: EntryPoint) -> Plugin:
     """Import the module that an entry point names and check its hooks."""
     plugin = Plugin(point.name, *_distribution(point))
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = plugin_manager()
     try:
         module = point.load()
         manager.register(module, point.name)

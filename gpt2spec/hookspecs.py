@@ -9,6 +9,7 @@ these hooks and are marked `@hookimpl`:
 The module is imported whenever plugins are listed, so it imports no framework; a factory does that.
 """
 
+import sys
 from collections.abc import Sequence
 
 import pluggy
@@ -21,6 +22,13 @@ PROJECT = "gpt2spec"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+def plugin_manager() -> pluggy.PluginManager:
+    """A manager for plugins with these hooks."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(sys.modules[__name__])
+    return manager
 
 
 @hookspec

@@ -13,10 +13,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gpt2spec import hookspecs
 from gpt2spec.backend import API_VERSION, Backend, BackendInfo
 from gpt2spec.entry_points import Kind, Listing, Plugin, check_factory, imported, load_plugin
 from gpt2spec.errors import BackendError, PluginError, nearest
+from gpt2spec.hookspecs import PROJECT
 from gpt2spec.sharding import StoredTensor
 
 CHANGES = (
@@ -100,7 +100,7 @@ class PluginRegistry:
     @cached_property
     def plugins(self) -> tuple[Plugin, ...]:
         """All plugins by name, including broken ones."""
-        points = entry_points(group=hookspecs.PROJECT) if self._points is None else self._points
+        points = entry_points(group=PROJECT) if self._points is None else self._points
         return tuple(load_plugin(point) for point in sorted(points, key=operator.attrgetter("name")))
 
     @cached_property

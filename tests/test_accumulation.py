@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2spec.accumulation import MicroBatch, accumulated_step, shares
-from gpt2spec.checkpoints.native import checkpoint_folder, load_progress
+from gpt2spec.checkpoints.native import checkpoint_folder, open_native
 from gpt2spec.cli.main import main
 from gpt2spec.config import GPT2Config
 from gpt2spec.data.dataset import open_dataset
@@ -111,7 +111,7 @@ def test_a_run_is_the_same_however_its_batches_are_divided(corpus: Path, tmp_pat
     }
     for name, division in divisions.items():
         train(settings(corpus, **division), tmp_path / name, quiet=True)
-        assert load_progress(checkpoint_folder(tmp_path / name, 6))["data_position"] == 48
+        assert open_native(checkpoint_folder(tmp_path / name, 6)).progress["data_position"] == 48
     for name in ("accumulated", "uneven"):
         np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "whole"), rtol=1e-6)
 

@@ -14,15 +14,7 @@ from kills import KILLS, victims
 
 import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
-from gpt2spec.checkpoints.native import (
-    TrainingState,
-    checkpoint_folder,
-    checkpoint_steps,
-    load_model,
-    load_training,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from gpt2spec.checkpoints.native import TrainingState, checkpoint_folder, checkpoint_steps, open_native, save_checkpoint
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import PRESETS, GPT2Config
 from gpt2spec.errors import CheckpointError, StorageError
@@ -51,8 +43,8 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     params, m, v = random_parameters(), random_parameters(), random_parameters()
     m["wte.weight"] += 1
     folder = save_checkpoint(tmp_path, CONFIG, params, TrainingState(m, v, {"step": 7, "more": [1, 2]}))
-    config, loaded = load_model(folder)
-    training = load_training(folder)
+    config, loaded = open_native(folder).config, open_native(folder).params()
+    training = open_native(folder).training()
     assert config == CONFIG
     assert list(loaded) == list(params)
     for before, after in ((params, loaded), (m, training.m), (v, training.v)):
@@ -107,12 +99,12 @@ def test_an_altered_truncated_or_missing_file_is_refused(saved: Path, name: str)
     for content in (bytes(damaged), original[: len(original) // 2], b""):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged"):
-            verify_checkpoint(saved)
+            open_native(saved).verify()
     path.unlink()
     with pytest.raises(CheckpointError, match=f"damaged: {name}"):
-        verify_checkpoint(saved)
+        open_native(saved).verify()
     path.write_bytes(original)
-    verify_checkpoint(saved)
+    open_native(saved).verify()
 
 
 def test_weights_that_do_not_fit_the_config_are_named(saved: Path) -> None:
@@ -123,10 +115,10 @@ def test_weights_that_do_not_fit_the_config_are_named(saved: Path) -> None:
     params = load_file(saved / "model.safetensors")
     params["wpe.weight"] = params["wpe.weight"][:-1].copy()
     save_file(params, saved / "model.safetensors", metadata={"format": "pt"})
-    sums = [f"{sha256_of_file(saved / name)}  {name}\n" for name in ("model.safetensors", "config.json")]
+    sums = [f"{sha256_of_file(saved / name)}  {name}\n" for name in ("model.safetensors", "config.json", "state.json")]
     (saved / "SHA256SUMS").write_text("".join(sums))
     with pytest.raises(CheckpointError, match=r"'wpe.weight' has shape \[23, 16\]; \[24, 16\] is expected"):
-        load_model(saved)
+        open_native(saved).params()
 
 
 def test_finding_a_checkpoint(tmp_path: Path) -> None:
@@ -152,7 +144,7 @@ def test_a_save_that_fails_leaves_the_others_and_no_trace(tmp_path: Path, monkey
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
-    verify_checkpoint(checkpoint_folder(tmp_path, 1))
+    open_native(checkpoint_folder(tmp_path, 1)).verify()
 
 
 def test_replacing_a_checkpoint_fails_without_losing_the_old_one(tmp_path: Path) -> None:
@@ -165,10 +157,10 @@ def test_replacing_a_checkpoint_fails_without_losing_the_old_one(tmp_path: Path)
             save(tmp_path, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    verify_checkpoint(folder)
+    open_native(folder).verify()
     assert (folder / "SHA256SUMS").read_text() == before
     assert save(tmp_path, 1) == folder
-    verify_checkpoint(folder)
+    open_native(folder).verify()
 
 
 def save_again_and_again(run: str) -> None:
@@ -183,7 +175,7 @@ def test_a_save_killed_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Pat
             code = processes.run("test_checkpoints", "save_again_and_again", run, until=float(moment))
             assert code == -signal.SIGKILL, processes.errors
             for step in checkpoint_steps(run):
-                verify_checkpoint(checkpoint_folder(run, step))
+                open_native(checkpoint_folder(run, step)).verify()
 
 
 def test_atomic_writes_replace_whole_files_or_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 import gpt2spec
 from gpt2spec.checkpoints.huggingface import config_to_json
-from gpt2spec.checkpoints.native import load_training
+from gpt2spec.checkpoints.native import open_native
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError
@@ -219,7 +219,7 @@ def test_a_file_that_the_disk_does_not_give_is_named(tmp_path: Path, source: str
     file.unlink()
     file.symlink_to("/proc/self/mem")
     with pytest.raises(CheckpointError, match=rf"{name} cannot be read: Input/output error"):
-        load_training(file.parent) if name == "optimizer.safetensors" else open_checkpoint(path)
+        open_native(file.parent).training() if name == "optimizer.safetensors" else open_checkpoint(path)
 
 
 def test_a_path_that_no_system_takes_is_told() -> None:

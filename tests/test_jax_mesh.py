@@ -16,7 +16,7 @@ from gpt2spec_jax.parallel import ParallelJaxBackend
 from mesh_runs import hash_of
 from task_samples import write_sample
 
-from gpt2spec.checkpoints.native import checkpoint_folder, load_model, load_training
+from gpt2spec.checkpoints.native import checkpoint_folder, open_native
 from gpt2spec.checkpoints.sharded import load_sharded, save_sharded, writes_sharded
 from gpt2spec.config import preset
 from gpt2spec.errors import BackendError, CheckpointError
@@ -138,8 +138,8 @@ def test_processes_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_pa
     assert shapes == [[2, D, D]] * 2 and other == [shapes, gathered]
     np.testing.assert_allclose(losses(run), alone, rtol=1e-5)
     assert not (checkpoint_folder(run, 30) / "model.safetensors").exists()
-    training = load_training(checkpoint_folder(run, 30))
-    saved = (load_model(checkpoint_folder(run, 30))[1], training.m, training.v)
+    training = open_native(checkpoint_folder(run, 30)).training()
+    saved = (open_native(checkpoint_folder(run, 30)).params(), training.m, training.v)
     assert [hash_of(each) for each in saved] == gathered
     model = Model(load_backend("numpy"), *load_with_tokenizer(run, 30))
     for line in read_scores(run):
@@ -175,19 +175,19 @@ def test_a_damaged_part_and_a_missing_library_are_told(tmp_path: Path, monkeypat
     assert writes_sharded(backend, "parts") and not writes_sharded(backend, None)
     save_sharded(tmp_path, config, backend, backend.sharding, state, {"step": 1}, None)
     folder = checkpoint_folder(tmp_path, 1)
-    loaded = backend.dump_params(load_sharded(folder, backend.sharding, config)["params"])
+    loaded = backend.dump_params(load_sharded(open_native(folder), backend.sharding)["params"])
     assert all(np.array_equal(loaded[name], params[name]) for name in params)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "orbax.checkpoint", None)
         with pytest.raises(BackendError, match=r'pip install "gpt2spec\[orbax\]"'):
             writes_sharded(backend, "parts")
         with pytest.raises(BackendError, match=r'pip install "gpt2spec\[orbax\]"'):
-            load_model(folder)
+            open_native(folder).params()
     files = (path for path in (folder / "parts" / "v").rglob("*") if path.is_file())
     large = max(files, key=lambda path: path.stat().st_size)
     large.write_bytes(large.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"damaged: parts/v/.* does not match its checksum"):
-        load_sharded(folder, backend.sharding, config)
+        load_sharded(open_native(folder), backend.sharding)
 
 
 def test_an_array_that_cannot_be_written_is_told_as_an_error_of_the_system(tmp_path: Path) -> None:

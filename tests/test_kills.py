@@ -11,14 +11,7 @@ from typing import Any
 import pytest
 from kills import KILLS, Victims, timed, victims
 
-from gpt2spec.checkpoints.native import (
-    checkpoint_folder,
-    checkpoint_steps,
-    load_model,
-    load_training,
-    recorded_sums,
-    verify_checkpoint,
-)
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, open_native, recorded_sums
 from gpt2spec.cli.main import main
 
 STEPS = 24
@@ -61,9 +54,9 @@ def assert_nothing_lies(run: Path, reported: list[int]) -> None:
     assert not reported or steps[-1] >= reported[-1]
     for step in steps:
         folder = checkpoint_folder(run, step)
-        verify_checkpoint(folder, tuple(recorded_sums(folder)))
-        load_model(folder)
-        assert load_training(folder).progress["step"] == step
+        open_native(folder).verify(recorded_sums(folder))
+        open_native(folder).params()
+        assert open_native(folder).training().progress["step"] == step
     seen = [line["step"] for line in lines(run, "metrics.jsonl")]
     assert seen == list(range(1, len(seen) + 1)) and len(seen) >= (steps or [0])[-1]
     lines(run, "samples.jsonl")

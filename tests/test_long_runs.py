@@ -12,7 +12,7 @@ from gpt2spec_numpy.backend import NumpyBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_training
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, open_native
 from gpt2spec.config import preset
 from gpt2spec.costs import training_flops_per_token
 from gpt2spec.errors import ConfigError
@@ -164,7 +164,7 @@ def test_a_skipped_update_leaves_the_weights(corpus: Path, tmp_path: Path, monke
     train(settings(corpus, **changes), tmp_path / "run", quiet=True)
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines if line.get("skipped")] == [135]
-    before, after = (load_training(checkpoint_folder(tmp_path / "run", step)) for step in (134, 135))
+    before, after = (open_native(checkpoint_folder(tmp_path / "run", step)).training() for step in (134, 135))
     assert all(np.array_equal(before.m[name], after.m[name]) for name in before.m)
 
 

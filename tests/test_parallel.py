@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ranks import run_ranks
 
-from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, open_native
 from gpt2spec.errors import BackendError, InputError
 from gpt2spec.plugins import load_backend
 from gpt2spec.processes import Processes
@@ -72,8 +72,8 @@ def test_ranks_have_the_curve_of_one(
     assert [first for first, _, _ in found] == [True] + [False] * (ranks - 1), found
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(run), rtol=1e-5)
     assert all(other == pytest.approx(val_loss, rel=1e-5) and words == sample for _, other, words in found)
-    weights = [load_model(checkpoint_folder(each, 30))[1] for each in (run, tmp_path / "run")]
-    moments = [load_training(checkpoint_folder(each, 30)).m for each in (run, tmp_path / "run")]
+    weights = [open_native(checkpoint_folder(each, 30)).params() for each in (run, tmp_path / "run")]
+    moments = [open_native(checkpoint_folder(each, 30)).training().m for each in (run, tmp_path / "run")]
     for one, other in (weights, moments):
         assert all(np.linalg.norm(one[name] - other[name]) <= 1e-3 * np.linalg.norm(one[name]) + 1e-6 for name in one)
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from test_parallel import TEXT, in_process, losses, settings, until_step_15
 
 from gpt2spec.checkpoints import sharded
-from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, load_model, load_training
+from gpt2spec.checkpoints.native import checkpoint_folder, checkpoint_steps, open_native
 from gpt2spec.checkpoints.opening import load_checkpoint
 from gpt2spec.checkpoints.safetensors_shards import open_sharded
 from gpt2spec.cli.main import main
@@ -92,8 +92,8 @@ def test_they_hold_what_would_be_gathered(corpus: Path, tmp_path: Path) -> None:
     folder = checkpoint_folder(run, 5)
     assert len(names_in(folder / "parts" / "m")) == 3
     assert not {"model.safetensors", "optimizer.safetensors"} & names_in(folder)
-    training = load_training(folder)
-    for saved, expected in zip((load_model(folder)[1], training.m, training.v), gathered, strict=True):
+    training = open_native(folder).training()
+    for saved, expected in zip((open_native(folder).params(), training.m, training.v), gathered, strict=True):
         assert list(saved) == list(expected)
         assert all(np.array_equal(saved[name], expected[name]) for name in expected)
     assert main(["convert", str(run), str(tmp_path / "hf"), "--to", "hf", "--verify", "--quiet"]) == 0
@@ -108,7 +108,7 @@ def test_one_in_parts_becomes_a_whole_one_that_a_run_goes_on_from(
     folder, whole = checkpoint_folder(run, 15), tmp_path / "whole"
     assert main(["convert", str(run), str(whole), "--to", "gpt2spec", "--verify", "--quiet"]) == 0
     assert names_in(whole) == names_in(folder) - {"parts"} | {"model.safetensors", "optimizer.safetensors"}
-    one, other = load_training(folder), load_training(whole)
+    one, other = open_native(folder).training(), open_native(whole).training()
     assert other.progress == {name: value for name, value in one.progress.items() if name != "parts"}
     assert all(np.array_equal(x[name], y[name]) for x, y in ((one.m, other.m), (one.v, other.v)) for name in x)
     shutil.rmtree(folder)
@@ -173,14 +173,14 @@ def test_damage_is_refused_by_every_process(corpus: Path, stopped: Path, tmp_pat
     assert found[1][0] == "CheckpointError" and f"damaged: parts/v/{last.name} does not match" in found[1][1]
     assert found[0] == ("BackendError", "process 0 of 2 ends with another one: see its message")
     with pytest.raises(CheckpointError, match=f"damaged: parts/v/{last.name}"):
-        load_training(folder)
-    load_model(folder)  # which is whole
+        open_native(folder).training()
+    open_native(folder).params()  # which is whole
     (folder / "parts" / "params" / last.name).rename(folder / "parts" / "params" / "other.safetensors")
     with pytest.raises(CheckpointError, match=r"damaged: parts/params/other\.safetensors does not match"):
-        load_model(folder)
+        open_native(folder).params()
     (folder / "parts" / "params" / "other.safetensors").unlink()
     with pytest.raises(CheckpointError, match=f"damaged: parts/params/{last.name} is missing"):
-        load_model(folder)
+        open_native(folder).params()
 
 
 def killed_while_saving(settings: Any, out: Path, resume: bool = False) -> None:
@@ -238,8 +238,9 @@ def test_steps_go_on_while_parts_are_written_as_they_were(corpus: Path, tmp_path
     run_ranks(2, in_process, replace(chosen, checkpoint_format="whole"), tmp_path / "whole")
     for step in (2, 4, 5):
         late, whole = (checkpoint_folder(tmp_path / name, step) for name in ("late", "whole"))
-        (_, params), (_, expected) = load_model(late), load_model(whole)
-        moments, expected_moments = load_training(late), load_training(whole)
+        late, whole = open_native(late), open_native(whole)
+        params, expected = late.params(), whole.params()
+        moments, expected_moments = late.training(), whole.training()
         for found, same in ((params, expected), (moments.m, expected_moments.m), (moments.v, expected_moments.v)):
             assert all(np.array_equal(found[name], same[name]) for name in same)
 
@@ -277,8 +278,8 @@ def test_a_file_that_is_shown_late_is_hashed_all_the_same(
     """As on a network's file system, where a process may not see at once what others have written."""
     run = tmp_path / "run"
     run_ranks(2, seeing_little, settings(corpus, parallel="sharded", steps=1), run)
-    load_training(checkpoint_folder(run, 1))
-    load_model(checkpoint_folder(run, 1))
+    open_native(checkpoint_folder(run, 1)).training()
+    open_native(checkpoint_folder(run, 1)).params()
 
 
 def seeing_little(settings: Any, out: Path) -> None:

@@ -16,14 +16,7 @@ import numpy as np
 import pytest
 
 from gpt2spec.checkpoints.convert import convert
-from gpt2spec.checkpoints.native import (
-    TrainingState,
-    checkpoint_folder,
-    checkpoint_steps,
-    load_model,
-    load_training,
-    save_checkpoint,
-)
+from gpt2spec.checkpoints.native import TrainingState, checkpoint_folder, checkpoint_steps, open_native, save_checkpoint
 from gpt2spec.checkpoints.opening import open_checkpoint
 from gpt2spec.config import GPT2Config
 from gpt2spec.parameters import initial_parameters
@@ -204,7 +197,7 @@ def test_a_preset_or_recipe_replaces_what_a_config_says_of_it(command: Any, tmp_
     command("--steps", 1, "--set", "optimizer.clip=0.5", "--out", tmp_path / "a")
     config = ("--config", tmp_path / "a" / "config.toml")
     command(*config, "--preset", "nano", "--out", tmp_path / "b", small=False)
-    assert load_model(checkpoint_folder(tmp_path / "b", 1))[0].n_embd == 64
+    assert open_native(checkpoint_folder(tmp_path / "b", 1)).config.n_embd == 64
     command(*config, "--recipe", "nanogpt", "--out", tmp_path / "c", small=False)
     settings = (tmp_path / "c" / "config.toml").read_text()
     assert "clip = 1.0" in settings and 'decay = "matrices"' in settings
@@ -245,7 +238,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(corpus: Path, environment: di
     process = subprocess.run(["bash", "-c", limited], env=environment, capture_output=True, text=True, check=False)
     assert_refused(process, "cannot write", "step 2 is saved", "--resume")
     assert checkpoint_steps(run) == [2]
-    load_training(checkpoint_folder(run, 2))
+    open_native(checkpoint_folder(run, 2)).training()
     subprocess.run([*line[:4], "--out", str(run), "--resume", "--steps", "4"], env=environment, check=True)
     assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4]
 
@@ -346,7 +339,8 @@ def test_divergence_stops_with_a_message(command: Any, tmp_path: Path) -> None:
 
 def test_a_vocabulary_follows_the_data(command: Any, corpus: Path, tmp_path: Path) -> None:
     command("--steps", 1, "--tokenizer", "gpt2", "--out", tmp_path / "run")
-    config, params = load_model(checkpoint_folder(tmp_path / "run", 1))
+    saved = open_native(checkpoint_folder(tmp_path / "run", 1))
+    config, params = saved.config, saved.params()
     assert config.vocab_size == 50257 == len(params["wte.weight"])
 
 
@@ -362,7 +356,8 @@ def test_a_run_begins_with_the_weights_of_any_checkpoint(command: Any, tmp_path:
     for name, source in (("a", tmp_path / "first"), ("b", tmp_path / "gpt2.bin")):
         command("--init-from", source, *FINE_TUNING, "--lr", "1e-30", "--out", tmp_path / name, small=False)
     for name in ("a", "b"):
-        found, loaded = load_model(checkpoint_folder(tmp_path / name, 2))
+        saved = open_native(checkpoint_folder(tmp_path / name, 2))
+        found, loaded = saved.config, saved.params()
         assert found == config
         assert all(np.abs(loaded[each] - params[each]).max() < 1e-25 for each in params)
     assert_same_run(tmp_path / "a", tmp_path / "b")
@@ -428,7 +423,7 @@ def test_a_torn_last_line_of_metrics_is_done_again(command: Any, tmp_path: Path)
 
 def test_moments_are_saved_as_they_are(command: Any, tmp_path: Path) -> None:
     command("--steps", 2, "--out", tmp_path / "run")
-    training = load_training(checkpoint_folder(tmp_path / "run", 2))
+    training = open_native(checkpoint_folder(tmp_path / "run", 2)).training()
     assert all((x >= 0).all() for x in training.v.values())
     assert any(np.any(x != 0) for x in training.m.values())
 

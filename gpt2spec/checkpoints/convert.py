@@ -106,8 +106,7 @@ def convert(
             f"there is no dtype {dtype!r} to write{nearest(dtype, DTYPES)}; there are {', '.join(DTYPES)}"
         )
     form.check(reader.config)
-    if form.training:
-        native.check_has_training(reader.path)
+    training = native.with_training(reader) if form.training else None
     with storage_errors(target):
         check_target(reader.path, target, form, force)
     hashes: dict[str, str] = {}
@@ -123,8 +122,8 @@ def convert(
     make_folder(target.parent)
     with _opened(target, form) as file, storage_errors(target):
         form.write(file, reader.config, tensors(), dtype, record)
-        if isinstance(file, Path) and form.training:
-            native.copy_training(reader.path, file, reader.config)
+        if isinstance(file, Path) and training is not None:
+            native.copy_training(training, file)
     return hashes
 
 

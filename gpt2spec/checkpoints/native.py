@@ -13,11 +13,13 @@ parts/params/           weights, in the files of a backend whose name stands in 
 parts/m/, parts/v/      AdamW's moments, likewise
 """
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from safetensors.numpy import save_file
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
 from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
-from gpt2spec.checkpoints.stored import read_errors
+from gpt2spec.checkpoints.stored import StoredArray, read_errors
 from gpt2spec.checkpoints.sums import SUMS, lists, readable_sum, recorded_sums, write_sums
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
@@ -56,6 +58,120 @@ class TrainingState:
     progress: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class NativeCheckpoint:
+    """An opened checkpoint of ours; each tensor's file is verified when weights or moments are asked for.
+
+    Attributes:
+        folder: where it stands.
+        config: the model's shape.
+        progress: what `state.json` holds.
+        sums: the recorded hash of each file.
+    """
+
+    folder: Path
+    config: GPT2Config
+    progress: Mapping[str, Any]
+    sums: Mapping[str, str]
+
+    @property
+    def sharded_by(self) -> str | None:
+        """The name of the backend that wrote the tensors as shards; None where they are whole."""
+        return self.progress.get(PARTS)
+
+    def reader(self) -> NativeReader:
+        """The weights as every format has them, verified but not read."""
+        form = "gpt2spec" if self.sharded_by is None else f"gpt2spec, in parts of backend {self.sharded_by}"
+        tokenizer = self.progress.get("tokenizer")
+        return NativeReader(self.folder, form, self.config, self.weights(), tokenizer, checkpoint=self)
+
+    def weights(self) -> dict[str, Entry]:
+        """The weights, verified but not read."""
+        if self.sharded_by is not None:
+            return self._sharded(self.sharded_by, "params")
+        stored = self._stored(MODEL)
+        entries = {name: entry_of(name, array) for name, array in stored.items()}
+        return fitting(self.folder / MODEL, self.config, entries)
+
+    def moments(self) -> dict[str, dict[str, Entry]]:
+        """Both of AdamW's moments, "m" and "v", verified but not read."""
+        if self.sharded_by is not None:
+            return {kind: self._sharded(self.sharded_by, kind) for kind in MOMENTS}
+        found: dict[str, dict[str, Entry]] = {kind: {} for kind in MOMENTS}
+        for name, array in self._stored(OPTIMIZER).items():
+            kind, _, weight = name.partition(".")
+            found.setdefault(kind, {})[weight] = entry_of(name, array)
+        return {kind: fitting(self.folder / OPTIMIZER, self.config, found[kind]) for kind in MOMENTS}
+
+    def params(self) -> HostParams:
+        """The weights, read; the moments are not."""
+        return {name: entry.load() for name, entry in self.weights().items()}
+
+    def training(self) -> TrainingState:
+        """What training needs beyond the weights, read."""
+        m, v = ({name: entry.load() for name, entry in self.moments()[kind].items()} for kind in MOMENTS)
+        return TrainingState(m, v, dict(self.progress))
+
+    def shards(self, *kinds: str) -> list[str]:
+        """The files of shards, or those of some kinds, "params", "m" or "v": what is there, and what should be."""
+        places = tuple(f"{PARTS}/{kind}/" for kind in kinds) or f"{PARTS}/"
+        paths = (path for path in (self.folder / PARTS).rglob("*") if path.is_file())
+        found = {path.relative_to(self.folder).as_posix() for path in paths}
+        return [name for name in sorted(found | self.sums.keys()) if name.startswith(places)]
+
+    def verify(self, names: Iterable[str] | None = None) -> None:
+        """Raise `CheckpointError` unless some files, by default all, are there and have their recorded hashes."""
+        if names is None:
+            tensors = {MODEL, OPTIMIZER} if self.sharded_by is None else set(self.shards())
+            names = sorted({CONFIG, STATE} | tensors | self.sums.keys())
+        _verify(self.folder, names, self.sums)
+
+    def _stored(self, name: str) -> dict[str, StoredArray]:
+        self.verify([name])
+        return open_safetensors(self.folder / name).tensors
+
+    def _sharded(self, writer: str, kind: str) -> dict[str, Entry]:
+        """The weights or moments that the backend called `writer` has written as shards; each is read whole."""
+        self.verify(self.shards(kind))
+        place = self.folder / PARTS / kind
+        stored = open_sharded(writer, place)
+        entries = {name: Entry(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in stored.items()}
+        return fitting(place, self.config, entries)
+
+
+@dataclass(frozen=True)
+class NativeReader(CheckpointReader):
+    """The weights of one of our checkpoints.
+
+    Attributes:
+        checkpoint: has the moments as well.
+    """
+
+    checkpoint: NativeCheckpoint = field(kw_only=True)
+
+
+def open_native(folder: Path) -> NativeCheckpoint:
+    """Open a checkpoint folder; the files that describe it are verified."""
+    with read_errors(folder):
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no checkpoint {folder}")
+        if not (folder / SUMS).exists() and not (folder / STATE).exists():
+            raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
+    try:
+        sums = recorded_sums(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {SUMS} is missing or unreadable") from error
+    _verify(folder, (CONFIG, STATE), sums)
+    with read_errors(folder / STATE):
+        progress = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return NativeCheckpoint(folder, config_from_json(folder / CONFIG), progress, sums)
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder is one of our checkpoints, whole or damaged: other folders may have `SHA256SUMS` as well."""
+    return any((folder / name).is_file() or lists(folder, name) for name in (STATE, OPTIMIZER))
+
+
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where the checkpoint after `step` updates stands in a run directory."""
     return run / "checkpoints" / f"step-{step:08d}"
@@ -66,6 +182,16 @@ def checkpoint_steps(run: Path) -> list[int]:
     with read_errors(run):
         folders = list((run / "checkpoints").glob("step-*")) if (run / "checkpoints").is_dir() else []
     return sorted(int(match[1]) for folder in folders if (match := re.fullmatch(r"step-(\d+)", folder.name)))
+
+
+def chosen_step(run: Path, step: int | None) -> int:
+    """`step`, or the last one a run directory has a checkpoint of; a `CheckpointError` where there is none."""
+    steps = checkpoint_steps(run)
+    if not steps:
+        raise CheckpointError(f"{run} holds no checkpoint")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{run} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    return steps[-1] if step is None else step
 
 
 def save_checkpoint(
@@ -106,74 +232,13 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def verify_checkpoint(folder: Path, names: tuple[str, ...] = (MODEL, CONFIG, OPTIMIZER, STATE)) -> None:
-    """Raise `CheckpointError` unless the named files are there and have their recorded hashes."""
-    with read_errors(folder):
-        if not folder.is_dir():
-            raise CheckpointError(f"there is no checkpoint {folder}")
-        if not (folder / SUMS).exists() and not (folder / STATE).exists():
-            raise CheckpointError(f"{folder} is no checkpoint of gpt2spec: it has neither {SUMS} nor {STATE}")
-        expected = native_sums(folder)
-        for name in names:
-            if not (folder / name).is_file():
-                raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
-            if readable_sum(folder / name) != expected.get(name):
-                raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")
-
-
-def native_sums(folder: Path) -> dict[str, str]:
-    """What the `SHA256SUMS` of a checkpoint says of each file."""
-    try:
-        return recorded_sums(folder)
-    except CheckpointError as error:
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {SUMS} is missing or unreadable") from error
-
-
-def files_in_parts(folder: Path, *kinds: str) -> tuple[str, ...]:
-    """The files in `parts`, or in some of its folders: those that are there, and those that should be."""
-    places = [f"{PARTS}/{kind}/" for kind in kinds] or [f"{PARTS}/"]
-    found = {path.relative_to(folder).as_posix() for path in (folder / PARTS).rglob("*") if path.is_file()}
-    names = sorted(found | native_sums(folder).keys())
-    return tuple(name for name in names if any(name.startswith(place) for place in places))
-
-
-def open_native(folder: Path) -> CheckpointReader:
-    """A checkpoint folder, its files of the model verified; the weights are not read yet."""
-    if (folder / PARTS).is_dir():
-        progress, config = load_progress(folder), load_config(folder)
-        entries = _entries_in_parts(folder, config, progress[PARTS], "params")
-        return CheckpointReader(
-            folder, f"gpt2spec, in parts of backend {progress[PARTS]}", config, entries, progress.get("tokenizer")
+def with_training(reader: CheckpointReader) -> NativeCheckpoint:
+    """The checkpoint of which `reader` has the weights; `CheckpointError` unless training can go on from it."""
+    if not isinstance(reader, NativeReader):
+        raise CheckpointError(
+            f"{reader.path} has only weights: moments and the position in the data are in gpt2spec's own"
         )
-    verify_checkpoint(folder, (MODEL, CONFIG))
-    config = config_from_json(folder / CONFIG)
-    stored = open_safetensors(folder / MODEL).tensors
-    entries = fitting(folder / MODEL, config, {name: entry_of(name, array) for name, array in stored.items()})
-    return CheckpointReader(folder, "gpt2spec", config, entries, load_progress(folder).get("tokenizer"))
-
-
-def is_native(folder: Path) -> bool:
-    """Whether a folder is one of our checkpoints, whole or damaged: other folders may have `SHA256SUMS` as well."""
-    return any((folder / name).is_file() or lists(folder, name) for name in (STATE, OPTIMIZER))
-
-
-def load_model(folder: Path) -> tuple[GPT2Config, HostParams]:
-    """The configuration and weights of a checkpoint folder, verified; the moments are not read."""
-    reader = open_native(folder)
-    return reader.config, reader.params()
-
-
-def load_progress(folder: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint folder, verified."""
-    verify_checkpoint(folder, (STATE,))
-    with read_errors(folder / STATE):
-        return json.loads((folder / STATE).read_text(encoding="utf-8"))
-
-
-def check_has_training(folder: Path) -> None:
-    """Raise unless a checkpoint has what training goes on from."""
-    if not is_native(folder):
-        raise CheckpointError(f"{folder} has only weights: moments and the position in the data are in gpt2spec's own")
+    return reader.checkpoint
 
 
 def write_weights(
@@ -192,60 +257,24 @@ def write_weights(
         write_tokenizer(folder, record.tokenizer, config.n_ctx)
 
 
-def copy_training(source: Path, folder: Path, config: GPT2Config) -> None:
+def copy_training(source: NativeCheckpoint, folder: Path) -> None:
     """Write what `source` has beside its weights to a checkpoint that has these, a moment at a time, and the hashes."""
-    progress = load_progress(source)
-    moments = _moments(source, config, progress.pop(PARTS, None))
-    rows = [(kind, weight) for kind in MOMENTS for weight in weight_table(config)]
+    moments = source.moments()
+    rows = [(kind, weight) for kind in MOMENTS for weight in weight_table(source.config)]
     table = [weight._replace(name=f"{kind}.{weight.name}") for kind, weight in rows]
     values = ((weight.name, moments[kind][weight.name].load()) for kind, weight in rows)
     with (folder / OPTIMIZER).open("wb") as file:
         write_safetensors(file, table, values, "float32", {})
-    write_description(folder, config, "float32", progress, None)
+    progress = {name: value for name, value in source.progress.items() if name != PARTS}
+    write_description(folder, source.config, "float32", progress, None)
     write_sums(folder)
 
 
-def load_config(folder: Path) -> GPT2Config:
-    """The configuration of a checkpoint folder, verified."""
-    verify_checkpoint(folder, (CONFIG,))
-    return config_from_json(folder / CONFIG)
-
-
-def load_training(folder: Path) -> TrainingState:
-    """The training state of a checkpoint folder, verified."""
-    progress, config = load_progress(folder), load_config(folder)
-    moments = _moments(folder, config, progress.get(PARTS))
-    m, v = ({name: entry.load() for name, entry in moments[kind].items()} for kind in MOMENTS)
-    return TrainingState(m, v, progress)
-
-
-def chosen_step(run: Path, step: int | None) -> int:
-    """`step`, or the last one a run directory has a checkpoint of; a `CheckpointError` where there is none."""
-    steps = checkpoint_steps(run)
-    if not steps:
-        raise CheckpointError(f"{run} holds no checkpoint")
-    if step is not None and step not in steps:
-        raise CheckpointError(f"{run} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    return steps[-1] if step is None else step
-
-
-def _moments(folder: Path, config: GPT2Config, writer: str | None) -> dict[str, dict[str, Entry]]:
-    """Both of AdamW's moments, verified but not read; of a whole checkpoint where there is no `writer` of parts."""
-    if writer is not None:
-        return {kind: _entries_in_parts(folder, config, writer, kind) for kind in MOMENTS}
-    verify_checkpoint(folder, (OPTIMIZER,))
-    stored = open_safetensors(folder / OPTIMIZER).tensors
-    found: dict[str, dict[str, Entry]] = {kind: {} for kind in MOMENTS}
-    for name, array in stored.items():
-        kind, _, weight = name.partition(".")
-        found.setdefault(kind, {})[weight] = entry_of(name, array)
-    return {kind: fitting(folder / OPTIMIZER, config, found[kind]) for kind in MOMENTS}
-
-
-def _entries_in_parts(folder: Path, config: GPT2Config, writer: str, kind: str) -> dict[str, Entry]:
-    """The weights or moments that a backend wrote in parts, verified; each is read whole."""
-    verify_checkpoint(folder, files_in_parts(folder, kind))
-    place = folder / PARTS / kind
-    stored = open_sharded(writer, place)
-    entries = {name: Entry(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in stored.items()}
-    return fitting(place, config, entries)
+def _verify(folder: Path, names: Iterable[str], sums: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` unless the named files are there and have the hashes in `sums`."""
+    with read_errors(folder):
+        for name in names:
+            if not (folder / name).is_file():
+                raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
+            if readable_sum(folder / name) != sums.get(name):
+                raise CheckpointError(f"the checkpoint {folder} is damaged: {name} does not match its checksum")

@@ -70,7 +70,7 @@ def _open(path: Path, step: int | None) -> CheckpointReader:
             if (path / "config.toml").is_file():
                 raise CheckpointError(f"{path} holds no checkpoint yet: the run has not come to its first one")
             raise CheckpointError(f"{path} holds no checkpoint that can be read: {FORMATS} can be")
-        return open_native(checkpoint_folder(path, chosen_step(path, step)))
+        return open_native(checkpoint_folder(path, chosen_step(path, step))).reader()
     if step is not None:
         raise CheckpointError(f"{path} is one checkpoint, not a run directory: it has no step {step} to choose")
     if path.is_dir():
@@ -82,7 +82,7 @@ def _open(path: Path, step: int | None) -> CheckpointReader:
 
 def _open_folder(folder: Path) -> CheckpointReader:
     if is_native(folder):
-        return open_native(folder)
+        return open_native(folder).reader()
     if weights_file(folder) is not None:
         return open_folder(folder)
     return open_openai(folder)

@@ -12,10 +12,8 @@ from gpt2spec.backend import Backend
 from gpt2spec.checkpoints.native import (
     MOMENTS,
     PARTS,
+    NativeCheckpoint,
     checkpoint_folder,
-    files_in_parts,
-    load_progress,
-    verify_checkpoint,
     write_description,
 )
 from gpt2spec.checkpoints.stored import read_errors
@@ -52,9 +50,9 @@ def writes_sharded(backend: Backend, chosen: str | None) -> bool:
     return True
 
 
-def loads_sharded(backend: Backend, folder: Path) -> bool:
+def loads_sharded(backend: Backend, checkpoint: NativeCheckpoint) -> bool:
     """Whether a checkpoint is sharded, and one that this backend has written and can read so."""
-    return load_progress(folder).get(PARTS) == backend.name and sharding_of(backend) is not None
+    return checkpoint.sharded_by == backend.name and sharding_of(backend) is not None
 
 
 def save_sharded(
@@ -92,15 +90,15 @@ def save_sharded(
         raise
 
 
-def load_sharded(folder: Path, sharding: Sharding, config: GPT2Config) -> Tree:
-    """The optimizer state in a sharded checkpoint of this model: each process reads the shards that it is to hold.
+def load_sharded(checkpoint: NativeCheckpoint, sharding: Sharding) -> Tree:
+    """The optimizer state in a sharded checkpoint: each process reads the shards that it is to hold.
 
     The processes share the files out among them to verify; where one finds damage, all fail.
     """
-    processes = sharding.processes
+    processes, folder = sharding.processes, checkpoint.folder
     with processes.all_or_none():
-        verify_checkpoint(folder, files_in_parts(folder)[processes.rank :: processes.ranks])
-    shapes = {weight.name: weight.shape for weight in weight_table(config)}
+        checkpoint.verify(checkpoint.shards()[processes.rank :: processes.ranks])
+    shapes = {weight.name: weight.shape for weight in weight_table(checkpoint.config)}
     with read_errors(folder):
         return {kind: sharding.load(folder / PARTS / kind, shapes) for kind in KINDS}
 

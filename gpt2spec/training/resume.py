@@ -10,9 +10,7 @@ from gpt2spec.checkpoints.native import (
     checkpoint_folder,
     checkpoint_steps,
     chosen_step,
-    load_config,
-    load_model,
-    load_training,
+    open_native,
     remove_checkpoint,
 )
 from gpt2spec.checkpoints.opening import open_checkpoint
@@ -50,15 +48,14 @@ def restored_state(
         initial = None if init_from is None else open_checkpoint(init_from)
         return fresh_state(backend, config, seed, initial), 0
     step = chosen_step(run, at)
-    folder = checkpoint_folder(run, step)
     with _offering_the_one_before(run, step):
-        saved = load_config(folder)
-    if saved != config:
-        raise CheckpointError(f"{folder} holds another model than the run's config.toml describes")
+        checkpoint = open_native(checkpoint_folder(run, step))
+    if checkpoint.config != config:
+        raise CheckpointError(f"{checkpoint.folder} holds another model than the run's config.toml describes")
     with _offering_the_one_before(run, step):
-        if backend.sharding is not None and loads_sharded(backend, folder):
-            return load_sharded(folder, backend.sharding, config), step
-        (_, params), training = load_model(folder), load_training(folder)
+        if backend.sharding is not None and loads_sharded(backend, checkpoint):
+            return load_sharded(checkpoint, backend.sharding), step
+        params, training = checkpoint.params(), checkpoint.training()
     host = {"params": params, "m": training.m, "v": training.v}
     return {name: backend.load_params(values) for name, values in host.items()}, step
 
