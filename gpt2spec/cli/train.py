@@ -7,9 +7,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2spec.cli.backend_arguments import NamedValue, add_backend_arguments
+
+if TYPE_CHECKING:
+    from gpt2spec.training.loop import Outcome
+    from gpt2spec.training.settings import RunSettings
 
 NAME = "train"
 HELP = "train a GPT-2 on a text"
@@ -42,6 +46,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or llm.c; several to mix them, each as DATA:WEIGHT; left out, the text of Python's own language reference",
     )
     run = parser.add_argument_group("the run")
+    add_run_arguments(run)
+    add_checkpoint_arguments(run)
+    add_report_arguments(run)
+    add_model_arguments(parser.add_argument_group("the model"))
+    optimizer = parser.add_argument_group("the optimizer")
+    optimizer.add_argument("--recipe", metavar="NAME", help="brief (default), gpt3, nanogpt or llmc")
+    optimizer.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's for this width)")
+    optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up (default: the recipe's)")
+    backend = parser.add_argument_group("the backend")
+    add_backend_arguments(backend)
+    backend.add_argument(
+        "--parallel",
+        metavar="KIND",
+        help="how several devices share the work: data, sharded (docs/distributed.md); or none, to resume with one",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, as in the TOML file: model.n_layer=4, optimizer.clip=1.0, backend_options.mode='fast'",
+    )
+
+
+def add_run_arguments(run: argparse._ActionsContainer) -> None:
+    """Declare where a run stands, how it begins, and how long it is."""
     run.add_argument(
         "--no-verify-data",
         action="store_false",
@@ -64,6 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options win over it")
     run.add_argument("--seed", type=int, help="of weights, data order, dropout and samples (default: 0)")
     run.add_argument("--steps", type=int, metavar="N", help="updates in all (default: 600)")
+
+
+def add_checkpoint_arguments(run: argparse._ActionsContainer) -> None:
+    """Declare when a run is validated and saved, and what ends it early."""
     run.add_argument("--eval-every", type=int, metavar="N", help="updates between validations (default: 100)")
     run.add_argument(
         "--eval-windows", type=int, metavar="N", help="windows of the validation split to look at (default: 64)"
@@ -90,6 +124,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("stop", "skip"),
         help="what to do at a spike, or at a loss of nan (default: stop)",
     )
+
+
+def add_report_arguments(run: argparse._ActionsContainer) -> None:
+    """Declare what is seen of a run on its way."""
     run.add_argument("--sample-tokens", type=int, metavar="N", help="length of a sample; 0 for none (default: 96)")
     run.add_argument("--sample-every", type=int, metavar="N", help="updates between samples (default: one at the end)")
     run.add_argument(
@@ -106,7 +144,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--device-flops", type=float, metavar="F", help="operations a second of a device, to log its use")
     run.add_argument("--quiet", action="store_true", help="show no progress")
 
-    model = parser.add_argument_group("the model")
+
+def add_model_arguments(model: argparse._ActionsContainer) -> None:
+    """Declare which model is trained, and on how much at a time."""
     model.add_argument("--preset", metavar="NAME", help="its size; `gpt2spec info` lists them (default: nano)")
     model.add_argument(
         "--init-from", metavar="PATH", help="begin with the model and weights of a checkpoint of any format"
@@ -120,26 +160,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--accumulate", type=int, metavar="N", help="such batches in an update (default: 1)")
     model.add_argument(
         "--tokens-per-step", type=int, metavar="N", help="tokens of an update, however many batches that takes"
-    )
-
-    optimizer = parser.add_argument_group("the optimizer")
-    optimizer.add_argument("--recipe", metavar="NAME", help="brief (default), gpt3, nanogpt or llmc")
-    optimizer.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's for this width)")
-    optimizer.add_argument("--warmup", type=int, metavar="N", help="updates of linear warm-up (default: the recipe's)")
-
-    backend = parser.add_argument_group("the backend")
-    add_backend_arguments(backend)
-    backend.add_argument(
-        "--parallel",
-        metavar="KIND",
-        help="how several devices share the work: data, sharded (docs/distributed.md); or none, to resume with one",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other setting, as in the TOML file: model.n_layer=4, optimizer.clip=1.0, backend_options.mode='fast'",
     )
 
 
@@ -169,18 +189,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
+def settings_of(args: argparse.Namespace) -> tuple["RunSettings", Path]:
     """The run's settings, from the run itself, the TOML file and the options, the last winning; and its directory."""
     from gpt2spec.errors import ConfigError
-    from gpt2spec.training.run_directory import open_run
-    from gpt2spec.training.settings import RunSettings, read_toml, settings_from
+    from gpt2spec.training.settings import settings_from
 
-    names = [field.name for field in dataclasses.fields(RunSettings)]
+    values, source = values_of(args), str(args.config or "the command line")
+    if args.resume is None:
+        settings = settings_from(values, source)
+        model = Path(settings.init_from).stem if settings.init_from else settings.preset
+        return settings, args.out or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if args.out is None:
+        raise ConfigError("--resume needs --out DIR, the directory of the run")
+    return resumed_settings(args.out, values, source), args.out
+
+
+def values_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the TOML file and the options give, the options winning; paths are absolute."""
+    from gpt2spec.errors import ConfigError
+    from gpt2spec.training.settings import RunSettings, read_toml
+
     args.data = args.data[0] if len(args.data) == 1 else args.data or None
+    names = [field.name for field in dataclasses.fields(RunSettings)]
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     if {"preset", "init_from"} <= given.keys():
         raise ConfigError("--init-from brings its own model: leave out --preset")
-    source = str(args.config or "the command line")
     file = read_toml(args.config) if args.config else {}
     values = merge(merge(apart(file, given), given), assignments(args.set))
     if "data" in values:
@@ -191,24 +224,27 @@ def settings_of(args: argparse.Namespace) -> tuple[Any, Path]:
     for name, is_path in paths.items():  # a run may be resumed from another folder
         if isinstance(values.get(name), str) and is_path(Path(values[name])):
             values[name] = str(Path(values[name]).resolve())
-    if args.resume is None:
-        settings = settings_from(values, source)
-        model = Path(settings.init_from).stem if settings.init_from else settings.preset
-        return settings, args.out or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if args.out is None:
-        raise ConfigError("--resume needs --out DIR, the directory of the run")
-    before, _ = open_run(args.out)
+    return values
+
+
+def resumed_settings(run: Path, values: dict[str, Any], source: str) -> "RunSettings":
+    """The settings of the run in a folder, with the `values` that change; a `ConfigError` where one must not."""
+    from gpt2spec.errors import ConfigError
+    from gpt2spec.training.run_directory import open_run
+    from gpt2spec.training.settings import settings_from
+
+    before, _ = open_run(run)
     after = settings_from(merge(apart(dataclasses.asdict(before), values), values), source)
-    for name in names:
+    for name in (field.name for field in dataclasses.fields(after)):
         if name not in CHANGEABLE and getattr(after, name) != getattr(before, name):
-            raise ConfigError(f"a resumed run cannot change {name}; it was {getattr(before, name)!r} in {args.out}")
+            raise ConfigError(f"a resumed run cannot change {name}; it was {getattr(before, name)!r} in {run}")
     windows = before.windows_per_step()
     if after.windows_per_step() != windows:
         raise ConfigError(
-            f"a resumed run cannot change how many windows an update has: {windows} in {args.out}, "
+            f"a resumed run cannot change how many windows an update has: {windows} in {run}, "
             f"not {after.windows_per_step()}"
         )
-    return after, args.out
+    return after
 
 
 def apart(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -219,19 +255,19 @@ def apart(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def absolute(data: Any) -> Any:
-    """The paths of data as they are from every folder: a run may be resumed from another."""
+    """Make the paths of data absolute: a run may be resumed from another folder."""
     from gpt2spec.data.mixed_dataset import path_and_weight
 
     if isinstance(data, str):
         return str(Path(data).resolve())
     if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
         return data  # refused later
-    parts = [path_and_weight(each) for each in data]
-    return [str(path.resolve()) + ("" if weight is None else f":{weight:g}") for path, weight in parts]
+    weighted = [path_and_weight(each) for each in data]
+    return [str(path.resolve()) + ("" if weight is None else f":{weight:g}") for path, weight in weighted]
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two tables as one, `above` winning, tables in them merged likewise."""
+    """Merge two tables, and tables in them, into one; `above` wins."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -258,8 +294,8 @@ def assignments(texts: list[str]) -> dict[str, Any]:
     return table
 
 
-def show_outcome(outcome: Any, out: Path) -> None:
-    """The sample, the yardstick, and what to do next."""
+def show_outcome(outcome: "Outcome", out: Path) -> None:
+    """Print the sample, the yardstick, and what to do next."""
     from gpt2spec.tokenizer import text_of
 
     if outcome.sample is not None and outcome.tokenizer is not None:
