@@ -1,4 +1,4 @@
-"""Imports go one way, and what needs no framework loads none.
+"""Imports go one way and never in a circle, and what needs no framework loads none.
 
 The core knows neither backends nor the conformance suite nor a framework; a backend knows the contract, its
 own package and its own framework; the conformance suite reaches backends only as plugins.
@@ -7,7 +7,8 @@ own package and its own framework; the conformance suite reaches backends only a
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,47 @@ def is_within(name: str, homes: set[str]) -> bool:
 )
 def test_this_test_sees_every_form_of_import(source: str, expected: list[str]) -> None:
     assert list(imports(source, "a.b")) == expected
+
+
+def import_graph(packages: Sequence[Path]) -> dict[str, set[str]]:
+    """For every module of some packages, those modules among them that it imports, at its top or anywhere else."""
+    paths = {
+        ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__"): path
+        for package in packages
+        for path in modules_of(package)
+    }
+    graph = {}
+    for module, path in paths.items():
+        tree = ast.parse(path.read_text())
+        packages_named = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        graph[module] = {name for name in (*imports(ast.unparse(tree)), *packages_named) if name in paths} - {module}
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of a circle of imports, the first one also at the end; empty where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = import_graph([CORE, CONFORMANCE])
+    assert graph["gpt2spec.cli.main"] >= {"gpt2spec.cli.signals", "gpt2spec.errors"}
+    assert circle_in(graph) == []
+
+
+def test_a_circle_is_found_where_one_import_is_in_a_function_and_one_of_a_package(tmp_path: Path) -> None:
+    package = tmp_path / "ring"
+    package.mkdir()
+    (package / "__init__.py").write_text("from ring import one")
+    (package / "one.py").write_text("def f():\n    import ring.two")
+    (package / "two.py").write_text("")
+    assert circle_in(import_graph([package])) == []
+    (package / "two.py").write_text("def g():\n    from ring.one import f")
+    assert set(circle_in(import_graph([package]))) == {"ring.one", "ring.two"}
 
 
 @pytest.mark.parametrize("path", modules_of(CORE), ids=lambda path: str(path.relative_to(ROOT)))
