@@ -48,7 +48,7 @@ FILES = frozenset({MODEL, CONFIG, OPTIMIZER, STATE, SUMS, *TOKENIZER_FILES})
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What training needs beyond the weights: AdamW's moments, and where it was.
+    """The state of training beyond the weights: AdamW's moments, and where it was.
 
     `progress` is what `state.json` holds: "step" and whatever the training loop adds.
     """
@@ -108,7 +108,7 @@ class NativeCheckpoint:
         return {name: entry.load() for name, entry in self.weights().items()}
 
     def training(self) -> TrainingState:
-        """What training needs beyond the weights, read."""
+        """The moments, read, and the progress."""
         m, v = ({name: entry.load() for name, entry in self.moments()[kind].items()} for kind in MOMENTS)
         return TrainingState(m, v, dict(self.progress))
 
@@ -173,7 +173,7 @@ def is_native(folder: Path) -> bool:
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates stands in a run directory."""
+    """The folder of the checkpoint after `step` updates, in a run directory."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 

@@ -27,11 +27,11 @@ from gpt2spec.tokenizer import Tokenizer
 from gpt2spec.tree import Tree
 
 KINDS = ("params", *MOMENTS)
-"""What there is of each weight, in the optimizer's state and in `parts`."""
+"""The kinds of values that each weight has, in the optimizer's state and in the folder `parts`."""
 
 
 def sharding_of(backend: Backend) -> Sharding | None:
-    """What the backend writes and reads sharded checkpoints with; `BackendError` where only a package is missing."""
+    """The backend's sharding, ready to write and read checkpoints; `BackendError` where only a package is missing."""
     if backend.sharding is not None:
         backend.sharding.check_available()
     return backend.sharding
@@ -115,7 +115,7 @@ def _prepare(
 
 
 def _files(folder: Path) -> list[str]:
-    """All that is to be hashed. Of files that PyTorch's processes write, each is then given its own."""
+    """The files to be hashed, in an order that gives each of PyTorch's processes those that it wrote."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(SUMS))
     return sorted((path.relative_to(folder).as_posix() for path in paths), key=lambda name: not name.startswith(PARTS))
 

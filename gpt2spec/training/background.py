@@ -1,11 +1,11 @@
-"""Work that goes on beside the training steps: writing what has been copied already."""
+"""A background thread that writes snapshots while training goes on."""
 
 import threading
 from collections.abc import Callable
 
 
 class Background:
-    """One piece of work at a time, in a thread. What it raises is raised by the next `start` or `wait`."""
+    """Does one piece of work at a time in a thread. What it raises is raised by the next `start` or `wait`."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -25,7 +25,7 @@ class Background:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is under way."""
+        """Wait until nothing is under way."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

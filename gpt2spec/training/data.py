@@ -40,7 +40,7 @@ def open_data(data: Data, tokenizer: Tokenizer, vocabulary: Vocabulary | None, p
 
 
 def verify_data(dataset: Dataset, backend: Backend, quiet: bool) -> None:
-    """Compare all shards with their checksums; several processes share them out, and where one finds damage, all fail.
+    """Compare all shards with their checksums; the processes share them out, and where one finds damage, all fail.
 
     They go in rounds of one shard each, so that none waits long for the others, nor for the end of the data to fail.
     """

@@ -43,7 +43,7 @@ class Outcome:
         val_loss: the last validation loss in nats, if there was one.
         dataset: what it was trained on.
         sample: prompt and continuation as token ids, if one was asked for.
-        tokenizer: of the ids; None for token files that do not say whose they are.
+        tokenizer: decodes the ids; None for token files that do not say whose they are.
     """
 
     first: bool
@@ -59,7 +59,7 @@ class Outcome:
 
 
 class Callbacks(NamedTuple):
-    """What a run does between its steps; see `between_steps` for the order."""
+    """The callbacks of a run; `between_steps` has their order."""
 
     figures: Figures
     validation: Validation
@@ -143,13 +143,13 @@ def between_steps(step: int, figures: Figures, others: Sequence[Callback]) -> No
 
 
 def updates_of(run: Run, guard: SpikeGuard) -> Updates:
-    """The updates of a run; those that `guard` refuses are left out where the settings say so."""
+    """Make the updates of a run; those that `guard` refuses are left out where the settings say so."""
     accept = guard.accept if guard.skips else None
     return Updates(run.settings.update_plan(), run.backend, run.config, run.dataset.train, accept)
 
 
 def callbacks_of(run: Run, past: Past, guard: SpikeGuard, reports: Reports) -> Callbacks:
-    """What `run` does between its steps, as its settings have it."""
+    """Make the callbacks that the settings of `run` ask for."""
     settings = run.settings
     batches = partial(
         validation_batches, run.dataset.val, settings.batch_size, settings.window(), settings.eval_windows
@@ -167,7 +167,7 @@ def callbacks_of(run: Run, past: Past, guard: SpikeGuard, reports: Reports) -> C
 
 
 def finish(run: Run, callbacks: Callbacks) -> Outcome:
-    """Sample from what was trained, and part from the other processes."""
+    """Sample from what was trained, leave the other processes, and say how the run ended."""
     settings, processes = run.settings, run.backend.processes
     finished = run.at_end and not callbacks.scores.due(run.step)
     sampled = finished and settings.sample_tokens and run.config.n_ctx > 1

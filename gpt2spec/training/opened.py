@@ -23,7 +23,7 @@ from gpt2spec.training.tokenizers import keep_tokenizer
 
 
 class Past(NamedTuple):
-    """What a run's directory says of the steps done: the lines of its metrics, and those of its scores in tasks."""
+    """The lines that a run's directory has of the steps done: of its metrics, and of its scores in tasks."""
 
     metrics: list[dict[str, Any]]
     scores: list[dict[str, Any]]
@@ -74,7 +74,7 @@ def settings_in(run: Run, new: bool) -> RunSettings:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What `data.json` says of the data."""
+    """Describe the data for `data.json`."""
     return {
         "name": dataset.name,
         "source": dataset.source,

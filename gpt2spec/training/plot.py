@@ -10,14 +10,14 @@ from gpt2spec.training.run_directory import open_run, read_metrics, read_scores
 
 FORMATS = ("png", "svg", "pdf")
 WIDTH, HEIGHT, SCORE_HEIGHT = 8.0, 5.0, 2.5
-"""Of the picture, and of a row of two scores below the losses, in inches."""
+"""Inches: the picture's width, the height of the losses, and that of a row of two scores below them."""
 
 WIDE = 10
 """Scores that differ by such a factor are drawn on a logarithmic axis."""
 
 
 def plot_runs(runs: list[Path], out: Path) -> None:
-    """Training loss, validation loss and the data's unigram entropy over the steps, all runs in one picture.
+    """Draw training loss, validation loss and the data's unigram entropy over the steps, all runs in one picture.
 
     Below them stand the scores that the runs have in tasks, each with its standard errors.
 
@@ -57,7 +57,7 @@ def plot_runs(runs: list[Path], out: Path) -> None:
 
 
 def draw_run(axes: Any, metrics: list[dict[str, Any]], name: str, color: str) -> None:
-    """One run: its training loss thin and smoothed, its validation loss as points joined by lines."""
+    """Draw one run: its training loss thin and smoothed, its validation loss as points joined by lines."""
     metrics = [line for line in metrics if line["loss"] is not None]
     if not metrics:
         raise CheckpointError(f"the run {name} has no steps yet")
@@ -82,7 +82,7 @@ Curve = list[tuple[int, float, float]]
 
 
 def scores_of(runs: list[Path]) -> dict[str, dict[int, Curve]]:
-    """Of every score that is a number, by its title: for each run, by its place in `runs`, the curve."""
+    """Collect the curve of every score that is a number: by its title, and then by the run's place in `runs`."""
     found: dict[str, dict[int, Curve]] = {}
     for i, run in enumerate(runs):
         for record in read_scores(run):
@@ -94,7 +94,7 @@ def scores_of(runs: list[Path]) -> dict[str, dict[int, Curve]]:
 
 
 def draw_scores(axes: Any, title: str, curves: dict[int, Curve]) -> None:
-    """One score of all runs that have it, in their colours."""
+    """Draw one score of all runs that have it, in their colours."""
     for i, curve in curves.items():
         steps, scores, errors = zip(*curve, strict=True)
         axes.errorbar(steps, scores, yerr=errors, color=f"C{i}", marker="o", markersize=4, capsize=2)
@@ -107,7 +107,7 @@ def draw_scores(axes: Any, title: str, curves: dict[int, Curve]) -> None:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """The mean of those within a hundredth of the run of each value, on both sides."""
+    """Smooth a curve: each value is the mean of those within a hundredth of the run, on both sides."""
     reach = len(values) // 100
     sums = [0.0, *accumulate(values)]
     spans = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]

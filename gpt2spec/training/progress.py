@@ -16,7 +16,7 @@ class Progress:
     def __init__(self, first: int, steps: int, quiet: bool = False) -> None:
         self.steps, self.quiet, self.done = steps, quiet, first
         self.next_line = 0.0
-        self.since: tuple[float, int] | None = None  # time and step of the first report, from which speed is told
+        self.since: tuple[float, int] | None = None  # time and step of the first report, from which speed is measured
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
             self.bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, smoothing=0.1)

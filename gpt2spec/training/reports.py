@@ -12,7 +12,7 @@ from gpt2spec.training.tensorboard import TensorBoardLog
 
 
 class Reports:
-    """Where a run reports to. Of several processes, only the first one shows and writes anything."""
+    """Shows and writes what a run reports; of several processes, only the first one does."""
 
     def __init__(self, run: Path, progress: Progress, log: MetricsLog | None, board: TensorBoardLog | None) -> None:
         """Report of the run in the folder `run`; `log` is None in a process that writes nothing."""

@@ -62,7 +62,7 @@ def restored_state(
 
 @contextmanager
 def _offering_the_one_before(run: Path, step: int) -> Iterator[None]:
-    """Where the checkpoint of `step` is damaged, the `CheckpointError` says how to go on from an earlier one."""
+    """Add to a `CheckpointError` about the checkpoint of `step` how to go on from an earlier one."""
     try:
         yield
     except CheckpointError as error:

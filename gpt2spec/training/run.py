@@ -31,7 +31,7 @@ class Run:
         dataset: what the model learns.
         tokenizer: encodes and decodes the data's ids; None for token files that do not say whose they are.
         questions: what the tasks of the run ask.
-        state: weights and moments on the device.
+        state: weights and moments on the device; empty until a resumed run is opened.
         step: updates done.
         history: losses and gradient norms of the steps done.
         signals: the signals that have interrupted this process.
@@ -44,7 +44,7 @@ class Run:
     dataset: Dataset
     tokenizer: Tokenizer | None = None
     questions: Sequence[Questions] = ()
-    state: Tree = None
+    state: Tree = field(default_factory=dict)
     step: int = 0
     history: History = field(default_factory=History)
     signals: list[int] = field(default_factory=list)
@@ -55,5 +55,5 @@ class Run:
         return self.step == self.settings.steps or self.history.exhausted
 
     def interrupted(self) -> bool:
-        """Whether any process was interrupted. All processes must ask together."""
+        """Whether any process was interrupted. Every process must ask at the same point."""
         return self.backend.processes.any(bool(self.signals))

@@ -1,4 +1,4 @@
-"""What a run leaves on disk.
+"""The files of a run directory.
 
 config.toml      the run's settings, complete
 data.json        what it was trained on: name, fingerprint, tokens, unigram entropy
@@ -29,7 +29,7 @@ TASKS, LOCK = "tasks.jsonl", ".lock"
 
 
 def create_run(path: Path, settings: RunSettings, data: dict[str, Any]) -> None:
-    """A run in an existing folder, which holds none."""
+    """Make a run in an existing folder, which holds none."""
     write_json(path / DATA, data)
     write_toml(path / CONFIG, settings)  # last: a folder without it holds no run
 
@@ -48,9 +48,9 @@ def open_run(path: Path) -> tuple[RunSettings, dict[str, Any]]:
 
 @contextlib.contextmanager
 def locked_run(path: Path, new: bool) -> Iterator[None]:
-    """A run, or the place of a `new` one, for this process alone, where the file system has locks.
+    """Lock a run, or the place of a `new` one, for this process alone, where the file system has locks.
 
-    What a killed process left unfinished is removed.
+    Whatever a killed process left unfinished is removed.
     """
     check_holds_run(path, not new)
     if new:
@@ -97,7 +97,7 @@ def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's scores in tasks, likewise; none where there is no file of them."""
+    """The lines of a run's scores in tasks, without a torn last line; none where there is no file of them."""
     return _records(path / TASKS, "step", "task", "scores") if (path / TASKS).exists() else []
 
 
@@ -119,7 +119,7 @@ def add_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def _records(path: Path, *names: str, first: int | None = None) -> list[dict[str, Any]]:
-    """The objects in the lines of a file, or in the `first` of them; all have the `names`."""
+    """Read the objects in the lines of a file, or in the `first` of them; all have the `names`."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)[:first]
     except OSError as error:

@@ -17,11 +17,11 @@ from gpt2spec.optimizer import AdamW, WarmupCosine
 from gpt2spec.training.recipes import recipe
 
 SHAPE = ("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size", "layer_norm_epsilon")
-"""What weights decide of a `GPT2Config`."""
+"""The fields of a `GPT2Config` that weights decide."""
 
 
 class UpdatePlan(NamedTuple):
-    """What the updates of a run have in common.
+    """The plan that all updates of a run follow.
 
     Attributes:
         adamw: the optimizer's settings.
@@ -45,19 +45,19 @@ class RunSettings:
     """Everything that decides what a run computes. None means: as the preset and the recipe have it.
 
     Attributes:
-        data: prepared folder, text, or token files; several to mix them, `PATH:WEIGHT` each; None is the text of
+        data: prepared folder, text, or token files; a list mixes them, `PATH:WEIGHT` each; None is the text of
             Python's language reference.
         verify_data: whether shards are compared with their checksums first.
         preset: the model's size.
         model: changes to the preset, by the field names of `GPT2Config`. Without one to `vocab_size`, the
             vocabulary is the data's.
-        tokenizer: of raw text, by name or folder; None is the one with the preset's vocabulary.
+        tokenizer: encodes raw text, by name or folder; None is the one with the preset's vocabulary.
         init_from: checkpoint of any format to begin with: its model instead of the preset's, and its weights.
         recipe: named optimizer settings.
         optimizer: changes to the recipe, by the field names of `AdamW`.
-        backend: who computes.
-        device: where, in the backend's words.
-        dtype: what activations are computed in.
+        backend: the backend that computes, by its name.
+        device: the device, in the backend's words.
+        dtype: the dtype that activations are computed in.
         parallel: how several devices share the work, in the backend's words; None, or "none" where a run is resumed
             without what it had, is its default.
         backend_options: further options of the backend.
@@ -70,12 +70,12 @@ class RunSettings:
         lr: peak learning rate.
         warmup: updates of warm-up.
         dropout: rate on the embedding sum and the residual branches.
-        seed: of weights, data order, dropout and samples.
+        seed: the seed of weights, data order, dropout and samples.
         eval_every: updates between validations.
         eval_windows: windows of the validation split that are looked at.
         checkpoint_every: updates between checkpoints.
-        checkpoint_format: "whole", which `transformers` loads, or "parts", as the processes hold the weights; None is
-            parts where no process has all of them.
+        checkpoint_format: "whole", which `transformers` loads, or "parts", sharded as the processes hold the weights;
+            None is sharded where no process has all of them.
         keep: how many checkpoints are kept, the last ones.
         keep_every: those of steps that are its multiples are kept too; 0 is none.
         keep_best: that of the lowest validation loss is kept too, and a step is saved when it has it.
@@ -204,7 +204,7 @@ class RunSettings:
         return [self.batch_size] * full + [rest] * (rest > 0)
 
     def update_plan(self) -> UpdatePlan:
-        """What the run's updates have in common."""
+        """The plan that all updates of the run follow."""
         return UpdatePlan(
             adamw=self.adamw(),
             schedule=self.schedule(),
@@ -223,7 +223,7 @@ class RunSettings:
             )
 
     def tokenizer_name(self) -> str:
-        """Who encodes raw text."""
+        """The name of the tokenizer that encodes raw text."""
         if self.tokenizer is not None:
             return self.tokenizer
         return "bytes" if self.model_config().vocab_size < VOCAB_SIZE else "gpt2"

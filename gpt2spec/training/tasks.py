@@ -22,7 +22,7 @@ from gpt2spec.training.run_directory import TASKS
 def read_tasks(
     data: Mapping[str, str], limit: int | None, config: GPT2Config, dataset: Dataset, tokenizer: Tokenizer | None
 ) -> list[Questions]:
-    """What tasks ask: read before the run begins, so that whatever is wrong with their data is said then.
+    """Read what tasks ask; before the run begins, so that whatever is wrong with their data is reported then.
 
     Args:
         data: the data of each task, by its name.
@@ -86,18 +86,18 @@ class Scores:
 
 
 class _Batches:
-    """Is told of every batch of answers: shows how many there are, and ends the task when the run is interrupted."""
+    """Shows how many answers there are after every batch, and ends the task when the run is interrupted."""
 
     def __init__(self, run: Run, reports: Reports) -> None:
         self.step, self._run, self._reports = run.step, run, reports
 
     def begin(self, task: str, requests: int, done: int, tokens: int) -> None:
-        """All processes of a run ask here and after each batch, so that none waits for another for long."""
+        """Begin a task. All processes look for interruptions here and after each batch, so that none waits long."""
         self.task, self.requests, self.done = task, requests, done
         self._go_on()
 
     def advance(self, requests: int, tokens: int) -> None:
-        """A task whose last answer is known is scored in any case."""
+        """Count answers; a task whose last answer is known is scored in any case."""
         self.done += requests
         if self.done < self.requests:
             self._reports.note(f"step {self.step:>6}  {self.task}: {self.done:,} of {self.requests:,} answers")

@@ -59,9 +59,9 @@ class TensorBoardLog:
 
     def _add(self, **fields: Any) -> None:
         data = self._event(wall_time=time.time(), **fields).SerializeToString()
-        parts = [part for each in (struct.pack("<Q", len(data)), data) for part in (each, self._sum(each))]
+        length = struct.pack("<Q", len(data))
         with storage_errors(self._path):
-            self._file.write(b"".join(parts))
+            self._file.write(length + self._sum(length) + data + self._sum(data))
 
     def _sum(self, data: bytes) -> bytes:
         return struct.pack("<I", self._checksum(data))

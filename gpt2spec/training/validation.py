@@ -46,7 +46,7 @@ class Validation:
 
 
 def validation_loss(backend: Backend, config: GPT2Config, params: Any, batches: Iterable[Batch]) -> float:
-    """Mean cross entropy in nats per token over `batches`, the weights of which are on the device."""
+    """Mean cross entropy in nats per token over `batches`; `params` are on the device."""
     loss = compiled_loss(backend, config)
     total, count = 0.0, 0
     for tokens, targets in batches:
