@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from gpt2spec_conformance.weights import weight_set
-from gpt2spec_numpy.backend import NumpyBackend, create
+from gpt2spec_numpy.backend import NumpyBackend
+from gpt2spec_numpy.create import create
 
 from gpt2spec.api import GenerateOptions
 from gpt2spec.backend import Backend

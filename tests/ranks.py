@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "torch.distributed.fsdp", "gpt2spec_torch.sharded", "gpt2spec.training.loop"])
+SERVER.set_forkserver_preload(
+    ["torch", "torch.distributed.fsdp", "gpt2spec_torch.parallel.sharded", "gpt2spec.training.loop"]
+)
 
 
 def run_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:

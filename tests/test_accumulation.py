@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gpt2spec_conformance.weights import weight_set
-from gpt2spec_numpy.backend import create
+from gpt2spec_numpy.create import create
 from hypothesis import given
 from hypothesis import strategies as st
 

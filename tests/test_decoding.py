@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from decoding_models import EXACT, OPTIONS, PROMPTS, SMALL, Model, NeverRuns, Recording
-from gpt2spec_numpy.backend import create
+from gpt2spec_numpy.create import create
 
 from gpt2spec.api import Generation, Generator, generate, stream
 from gpt2spec.backend import Backend

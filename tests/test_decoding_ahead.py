@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from decoding_models import EXACT, OPTIONS, PROMPTS, SMALL, Model, Recording, asynchronous, framework
-from gpt2spec_numpy.backend import create
+from gpt2spec_numpy.create import create
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

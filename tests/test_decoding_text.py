@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from decoding_models import EXACT, TEXT, Recording, asynchronous
-from gpt2spec_numpy.backend import create
+from gpt2spec_numpy.create import create
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -192,7 +192,7 @@ def test_listing_loads_no_framework(arguments: str) -> None:
 
 def test_pytorch_that_compiles_nothing_loads_no_inductor() -> None:
     pytest.importorskip("torch")
-    load = "import sys; from gpt2spec_torch.backend import create; create('cpu', compile=False)"
+    load = "import sys; from gpt2spec_torch.create import create; create('cpu', compile=False)"
     command = [sys.executable, "-c", f"{load}; sys.exit('torch._inductor.async_compile' in sys.modules)"]
     assert subprocess.run(command, timeout=120).returncode == 0
 

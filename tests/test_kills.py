@@ -29,7 +29,7 @@ def command(*arguments: str) -> int:
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Victims]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with victims(
-        tmp_path, "test_kills", "gpt2spec.cli.train", "gpt2spec.training.loop", "gpt2spec_numpy.fast"
+        tmp_path, "test_kills", "gpt2spec.cli.train", "gpt2spec.training.loop", "gpt2spec_numpy.fast_ops"
     ) as found:
         yield found
 

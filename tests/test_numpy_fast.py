@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from gpt2spec_conformance.error import activation_error, gradient_errors, whole_error
 from gpt2spec_conformance.weights import weight_set
-from gpt2spec_numpy import cores, kernels
-from gpt2spec_numpy.backend import NumpyBackend, create
-from gpt2spec_numpy.fast import FastNumpyOps
+from gpt2spec_numpy import cores
+from gpt2spec_numpy.backend import NumpyBackend
+from gpt2spec_numpy.create import create
+from gpt2spec_numpy.fast_ops import FastNumpyOps
+from gpt2spec_numpy.head import CHUNK
 from gpt2spec_numpy.ops import NumpyOps
 
 from gpt2spec.api import logits, loss_and_gradients
@@ -101,10 +103,10 @@ CASES = {
     "causal_attention, large scores": attention(2, 2, 33, 8, scale=12.0, budget=2000.0),
     "head_cross_entropy": head(10, 11),
     "head_cross_entropy, one position": head(1, 11),
-    "head_cross_entropy, exactly a chunk": head(kernels._HEAD_ROWS, 7),
-    "head_cross_entropy, past a chunk": head(kernels._HEAD_ROWS + 1, 7),
-    "head_cross_entropy, three chunks in pieces": head(2 * kernels._HEAD_ROWS + 176, 211),
-    "head_cross_entropy, long vocabulary": head(kernels._HEAD_ROWS + 3, 8192 + 5, D=2),
+    "head_cross_entropy, exactly a chunk": head(CHUNK, 7),
+    "head_cross_entropy, past a chunk": head(CHUNK + 1, 7),
+    "head_cross_entropy, three chunks in pieces": head(2 * CHUNK + 176, 211),
+    "head_cross_entropy, long vocabulary": head(CHUNK + 3, 8192 + 5, D=2),
     "head_cross_entropy, one target": head(40, 11, targets=np.full((1, 40), 10)),
     "head_cross_entropy, large logits": head(40, 11, scale=100.0),
     "head_cross_entropy, transposed": Case(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gpt2spec_conformance.weights import weight_set
-from gpt2spec_numpy.backend import create
+from gpt2spec_numpy.create import create
 from hypothesis import given
 from hypothesis import strategies as st
 

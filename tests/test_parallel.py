@@ -99,7 +99,7 @@ def backward_passes_that_send(settings: RunSettings, out: Path) -> list[bool]:
 
 def test_rows_of_the_ranks_are_disjoint_and_complete(corpus: Path, tmp_path: Path) -> None:
     """What each process computes on, in parts of uneven sizes, is together what one process computes on."""
-    from gpt2spec_numpy.backend import create
+    from gpt2spec_numpy.create import create
 
     from gpt2spec.data.dataset import open_dataset
     from gpt2spec.tokenizer import tokenizer_named

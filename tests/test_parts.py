@@ -27,7 +27,7 @@ from gpt2spec.parameters import HostParams
 from gpt2spec.training.checkpoints import Checkpoints
 
 pytest.importorskip("torch")
-from gpt2spec_torch.sharded import TorchSharding
+from gpt2spec_torch.parallel.sharded import TorchSharding
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_damage_is_refused_by_every_process(corpus: Path, stopped: Path, tmp_pat
 
 def killed_while_saving(settings: Any, out: Path, resume: bool = False) -> None:
     """Rank 1 is killed when some of its second checkpoint is on the disk."""
-    from gpt2spec_torch.sharded import TorchSharding
+    from gpt2spec_torch.parallel.sharded import TorchSharding
 
     save = TorchSharding.save
 

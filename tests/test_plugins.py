@@ -25,7 +25,7 @@ CARD = """
 
 def card(name: str, **fields: object) -> str:
     """The source of a plugin whose backend has this description."""
-    fields = {"summary": "a test", "factory": "gpt2spec_numpy.backend:create", "api_version": 2, **fields}
+    fields = {"summary": "a test", "factory": "gpt2spec_numpy.create:create", "api_version": 2, **fields}
     arguments = "".join(f", {key}={value!r}" for key, value in fields.items())
     return CARD.format(returned=f"BackendInfo(name={name!r}{arguments})")
 
@@ -119,11 +119,11 @@ def test_injected_entry_points_replace_the_installed_ones() -> None:
             "or change it as 'From version 1 to 2' in docs/write-a-backend.md says",
         ),
         (
-            CARD.format(returned="BackendInfo('acme', 'silent', 'gpt2spec_numpy.backend:create')"),
+            CARD.format(returned="BackendInfo('acme', 'silent', 'gpt2spec_numpy.create:create')"),
             "version 1 of the backend contract",
         ),
         (card(""), "a backend's name is a text, not ''"),
-        (card("acme", factory="gpt2spec_numpy.backend"), "factory is 'package.module:callable'"),
+        (card("acme", factory="gpt2spec_numpy.create"), "factory is 'package.module:callable'"),
         (card("acme", factory="not a module:create"), "factory is 'package.module:callable'"),
         (card("acme", open_sharded="not a module:open"), "open_sharded is 'package.module:callable'"),
         (card("acme", requires="jax"), "requires is a tuple of module names, not 'jax'"),
@@ -205,7 +205,7 @@ def test_unknown_option_lists_what_the_factory_takes() -> None:
 
 FACTORIES = """
     from gpt2spec.errors import BackendError
-    from gpt2spec_numpy.backend import create
+    from gpt2spec_numpy.create import create
 
     def lies(device, dtype):
         return {"device": device}

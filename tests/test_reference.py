@@ -13,7 +13,8 @@ import torch
 import transformers
 from gpt2spec_conformance.error import EPSILON, activation_error, gradient_errors, whole_error
 from gpt2spec_conformance.weights import weight_set
-from gpt2spec_numpy.backend import NumpyBackend, create
+from gpt2spec_numpy.backend import NumpyBackend
+from gpt2spec_numpy.create import create
 from gpt2spec_numpy.strict import StrictArray
 from hypothesis import given
 from hypothesis import strategies as st

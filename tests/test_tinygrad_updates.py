@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2spec_numpy.backend import create as create_numpy
+from gpt2spec_numpy.create import create as create_numpy
 
 from gpt2spec.optimizer import AdamW, apply_gradients, initial_state, update_scalars
 
 pytest.importorskip("tinygrad")
-from gpt2spec_tinygrad.backend import create
+from gpt2spec_tinygrad.create import create
 
 ADAMW = AdamW(clip=0.5, weight_decay=0.1)
 

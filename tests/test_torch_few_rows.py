@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 
-from gpt2spec_torch.backend import create  # noqa: E402
+from gpt2spec_torch.create import create  # noqa: E402
 from gpt2spec_torch.decoding import ahead_of_time as module  # noqa: E402
 from gpt2spec_torch.decoding.few_rows import FewRowsTable, FewRowsWeight, in_large_pages  # noqa: E402
 from gpt2spec_torch.decoding.row_kernel import row_kernel  # noqa: E402

@@ -9,7 +9,8 @@ from decoding_models import OPTIONS, PROMPTS, SMALL, asynchronous
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 
-from gpt2spec_torch.backend import TorchBackend, create  # noqa: E402
+from gpt2spec_torch.backend import TorchBackend  # noqa: E402
+from gpt2spec_torch.create import create  # noqa: E402
 from gpt2spec_torch.decoding.graphs import RecordedStep  # noqa: E402
 
 from gpt2spec.api import Generator  # noqa: E402

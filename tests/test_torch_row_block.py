@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 
-from gpt2spec_torch.backend import create  # noqa: E402
+from gpt2spec_torch.create import create  # noqa: E402
 from gpt2spec_torch.decoding import ahead_of_time, row_block  # noqa: E402
 from gpt2spec_torch.decoding.row_block import RowBlockWeights  # noqa: E402
 

@@ -10,14 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import platformdirs
 
 from gpt2spec.backend import Backend, Capabilities
-from gpt2spec.errors import BackendError
 from gpt2spec.ops import NativeKey as Key
 from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.ops import TensorOps
-from gpt2spec.options import check_dtype, check_flag
+from gpt2spec.options import check_dtype
 from gpt2spec_jax.ops import JaxOps
 
 
@@ -103,72 +101,3 @@ class Float64JaxOps(JaxOps):
 for _name in dir(TensorOps):
     if not _name.startswith("_"):
         setattr(Float64JaxOps, _name, in_float64(getattr(JaxOps, _name)))
-
-
-def create(
-    device: str | None = None,
-    dtype: str = "float32",
-    remat: bool | str = False,
-    compile: bool | str = True,
-    parallel: str | None = None,
-    devices: int | str | None = None,
-    model_devices: int | str | None = None,
-    distributed: bool | str = False,
-    coordinator: str | None = None,
-    processes: int | str | None = None,
-    process: int | str | None = None,
-) -> JaxBackend:
-    """Make the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own.
-
-    `parallel` is "data", "sharded" or "tensor" on all devices of a kind, or on so many `devices`, of which each group
-    of `model_devices` splits every product (by default one, with "tensor" all). Of several processes, each says which
-    `process` of how many `processes` it is, and where the first one, the `coordinator`, listens; or just
-    `distributed=true` where JAX can find out.
-    """
-    remat, compile = check_flag("jax", "remat", remat), check_flag("jax", "compile", compile)
-    count = {"devices": devices, "model_devices": model_devices, "processes": processes, "process": process}
-    counts = {name: _whole_number(name, value) for name, value in count.items()}
-    several = check_flag("jax", "distributed", distributed) or coordinator is not None
-    if not several and parallel is None:
-        if given := [name for name, value in counts.items() if value is not None]:
-            raise BackendError(f"option {given[0]!r} of backend 'jax' is for several devices: give --parallel as well")
-        _keep_compiled_programs()
-        return JaxBackend(find_device(device), dtype, remat, compile)
-    from gpt2spec_jax import parallel as mesh
-
-    kind = parallel or "data"
-    if kind not in mesh.KINDS:
-        raise BackendError(f"backend 'jax' runs in parallel as {', '.join(mesh.KINDS)}, not as {kind!r}")
-    if several:
-        mesh.join(coordinator, counts["processes"], counts["process"])
-    _keep_compiled_programs()
-    chosen = jax.devices(find_device(device).platform)[: counts["devices"]]
-    model = counts["model_devices"] or (len(chosen) if kind == "tensor" else 1)
-    return mesh.ParallelJaxBackend(chosen, dtype, remat, compile, kind, model)
-
-
-def _whole_number(name: str, value: int | str | None) -> int | None:
-    """An option that counts; from the command line it comes as text."""
-    if value is None:
-        return None
-    if not str(value).isdigit() or (name != "process" and int(value) < 1):
-        raise BackendError(f"option {name!r} of backend 'jax' is a whole number, not {value!r}")
-    return int(value)
-
-
-def _keep_compiled_programs() -> None:
-    """In the user's cache folder, unless JAX was told of another."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = Path(platformdirs.user_cache_dir("gpt2spec")) / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
-
-
-def find_device(name: str | None) -> jax.Device:
-    """The device called `name`, a platform with or without a number."""
-    if name is None:
-        return jax.devices()[0]
-    platform, _, number = name.partition(":")
-    with contextlib.suppress(RuntimeError, ValueError, IndexError):
-        return jax.devices(platform)[int(number or 0)]
-    known = [f"{d.platform}:{d.id}" for d in {*jax.devices(), *jax.devices("cpu")}]
-    raise BackendError(f"JAX has no device {name!r} here; there is {', '.join(sorted(known))}")

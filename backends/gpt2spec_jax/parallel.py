@@ -188,13 +188,3 @@ class MeshOps(JaxOps):
 def _laid_out(x: np.ndarray, sharding: NamedSharding) -> Tensor:
     """An array of which every process has all on its host."""
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Meet the job's other processes, found by JAX itself under SLURM, Open MPI and on cloud TPUs."""
-    if jax.distributed.is_initialized():
-        return
-    try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except (RuntimeError, ValueError) as error:
-        raise BackendError(f"JAX cannot start its processes: {error}") from error

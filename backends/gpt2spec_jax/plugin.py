@@ -10,7 +10,7 @@ def gpt2spec_backend() -> BackendInfo:
     return BackendInfo(
         name="jax",
         summary="JAX on CPU, GPU and TPU: one compiled program a step, layers by scan",
-        factory="gpt2spec_jax.backend:create",
+        factory="gpt2spec_jax.create:create",
         requires=("jax",),
         extra="jax",
         open_sharded="gpt2spec_jax.sharded_files:open_sharded",

@@ -1,1 +1,1 @@
-"""GPT-2 on NumPy: `ops` is the reference, `fast` the same with fused kernels, `tape` its gradients."""
+"""GPT-2 on NumPy: `ops` is the reference, `fast_ops` has fused kernels, `tape` differentiates both."""

@@ -6,20 +6,17 @@ from typing import Any
 import numpy as np
 
 from gpt2spec.backend import Backend, Capabilities
-from gpt2spec.errors import BackendError
 from gpt2spec.ops import NativeKey as Key
 from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.ops import TensorOps
-from gpt2spec.options import check_dtype, check_flag
+from gpt2spec.options import check_dtype
 from gpt2spec_numpy import tape
-from gpt2spec_numpy.fast import FastNumpyOps
+from gpt2spec_numpy.fast_ops import FastNumpyOps
 from gpt2spec_numpy.ops import NumpyOps
-
-MODES = ("fast", "reference")
 
 
 class NumpyBackend(Backend):
-    """NumPy on the CPU. Nothing is compiled; the fast mode updates the optimizer's state in place."""
+    """NumPy on the CPU. It compiles nothing; its fast mode updates the optimizer's state in place."""
 
     name = "numpy"
     device = "cpu"
@@ -31,7 +28,7 @@ class NumpyBackend(Backend):
         self.ops: TensorOps = FastNumpyOps(dtype) if mode == "fast" else NumpyOps(dtype)
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Reverse mode by autograd's tape."""
+        """Differentiates in reverse mode on autograd's tape."""
         return tape.value_and_grad(function)
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,21 +57,3 @@ class NumpyBackend(Backend):
     def to_numpy(self, x: Tensor) -> np.ndarray:
         """A copy: the tensor may be updated in place later."""
         return np.array(x, subok=False)
-
-
-def create(
-    device: str | None = None, dtype: str = "float32", mode: str | None = None, compile: bool | str = False
-) -> NumpyBackend:
-    """Make the backend; `mode` is "fast" (default for float32) or "reference" (default for float64).
-
-    `compile` is there for whoever asks every backend not to compile: this one never does.
-    """
-    if check_flag("numpy", "compile", compile):
-        raise BackendError("the NumPy backend compiles nothing: its option 'compile' is false")
-    if device not in (None, "cpu"):
-        raise BackendError(f"NumPy runs on the device 'cpu', not on {device!r}")
-    if mode is None:
-        mode = "fast" if dtype == "float32" else "reference"
-    if mode not in MODES:
-        raise BackendError(f"the NumPy backend has the modes {' and '.join(MODES)}, not {mode!r}")
-    return NumpyBackend(dtype, mode)

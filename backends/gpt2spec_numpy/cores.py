@@ -1,9 +1,9 @@
 """Work in cache-sized pieces on every core, and matrix products on as many cores as they are worth.
 
 NumPy's ufuncs each pass over their whole operand, and a pass through main memory costs ten times the arithmetic;
-so elementwise work is cut into pieces that stay in a core's cache. Matrix products are BLAS's, which shares even
-small ones among all cores and spins until the last is done: on a busy machine that takes a time slice instead of
-a tenth of a millisecond, so products with small weights are kept on one core.
+so elementwise work is cut into pieces that stay in a core's cache. BLAS computes matrix products; it shares even
+small ones among all cores and spins until the last is done. On a busy machine that takes a time slice instead of a
+tenth of a millisecond, so products with small weights are kept on one core.
 """
 
 import os
@@ -54,7 +54,7 @@ def in_pieces(work: Callable[[slice], T], rows: int, width: int) -> list[T]:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """BLAS on one core: for small products, and for products in several threads at once."""
+    """Keeps BLAS on one core, for small products, and for products in several threads at once."""
     global _on_one_core
     with _lock:
         if _on_one_core == 0:

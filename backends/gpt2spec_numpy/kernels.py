@@ -1,6 +1,6 @@
 """Forward and backward of GPT-2's composites in NumPy, each derived by hand.
 
-What a backward can recompute cheaply (tanh, attention weights) is not saved. Shapes as in `gpt2spec.ops`;
+What a backward can compute again cheaply (tanh, attention weights) is not saved. Shapes are those of `gpt2spec.ops`;
 g is the gradient of the loss with respect to the result.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from autograd.extend import SparseObject, vspace
 
 from gpt2spec_numpy.cores import PIECE, in_parallel, in_pieces, one_core, product
-from gpt2spec_numpy.fused import fused
+from gpt2spec_numpy.tape import fused
 
 Array = Any
 Saved = dict[str, Any]
@@ -132,36 +132,36 @@ gelu_tanh = fused(_gelu, _gelu_backward)
 # ---------------------------------------------------------------------- queries, keys and values out of c_attn
 
 
-def _head_part(saved: Saved, x: Array, part: int, n_head: int) -> Array:
-    """Part 0, 1 or 2 of [B, T, 3D], as a view [B, H, T, d]."""
+def _heads(saved: Saved, x: Array, third: int, n_head: int) -> Array:
+    """The queries (0), keys (1) or values (2) in [B, T, 3D], as a view [B, H, T, d]."""
     B, T, _ = x.shape
-    return x.reshape(B, T, 3, n_head, -1)[:, :, part].transpose(0, 2, 1, 3)
+    return x.reshape(B, T, 3, n_head, -1)[:, :, third].transpose(0, 2, 1, 3)
 
 
-def _head_part_backward(saved: Saved, g: Array, x: Array, part: int, n_head: int) -> tuple[Any, ...]:
-    """g added into its third of the gradient of x, which the three parts share."""
+def _heads_backward(saved: Saved, g: Array, x: Array, third: int, n_head: int) -> tuple[Any, ...]:
+    """Adds g into its third of the gradient of x, which queries, keys and values share."""
 
     def add_to(dx: Array) -> Array:
-        _head_part(saved, dx, part, n_head)[...] += g
+        _heads(saved, dx, third, n_head)[...] += g
         return dx
 
     return (SparseObject(vspace(x), add_to),)
 
 
-head_part = fused(_head_part, _head_part_backward)
+heads = fused(_heads, _heads_backward)
 
 
 # ---------------------------------------------------------------------- causal attention from position 0
 
 
 def _head_groups(heads: int, T: int) -> list[slice]:
-    """Groups of heads whose blocks of scores, against all keys, are about a `PIECE`."""
+    """Groups of heads whose scores for a block of queries, against all keys, are about a `PIECE`."""
     group = max(1, PIECE // (min(T, _QUERIES) * T))
     return [slice(h, min(h + group, heads)) for h in range(0, heads, group)]
 
 
 def _query_blocks(T: int) -> list[tuple[slice, slice]]:
-    """Queries some at a time, and the keys up to the last of them."""
+    """Blocks of queries, each with the keys up to its last query."""
     blocks = [slice(first, min(first + _QUERIES, T)) for first in range(0, T, _QUERIES)]
     return [(queries, slice(0, queries.stop)) for queries in blocks]
 
@@ -184,7 +184,7 @@ def _flat_heads(x: Array) -> Array:
 
 
 def _attention(saved: Saved, q: Array, k: Array, v: Array) -> Array:
-    """Keeps the log of each softmax's denominator instead of the weights (Dao et al. 2022)."""
+    """Saves the log of each softmax's denominator instead of the weights (Dao et al. 2022)."""
     shape, scale = q.shape, 1.0 / math.sqrt(q.shape[-1])
     q, k, v = _flat_heads(q * np.asarray(scale, q.dtype)), _flat_heads(k), _flat_heads(v)
     y, log_sum = np.empty_like(q), np.empty((*q.shape[:2], 1), q.dtype)
@@ -238,69 +238,6 @@ def _attention_backward(saved: Saved, g: Array, *_: Array) -> tuple[Array, ...]:
 causal_attention = fused(_attention, _attention_backward)
 
 
-# ---------------------------------------------------------------------- tied head and cross entropy
-
-_HEAD_ROWS = 512
-"""Positions whose logits are in memory at a time: 100 MB for GPT-2's vocabulary in float32."""
-
-
-def head_losses(x: Array, wte: Array, targets: Array, gradients: dict[str, Array] | None) -> float:
-    """Sum of the cross entropies of [N, D] positions; their gradients, once asked for, go into `gradients`."""
-    loss = 0.0
-    for first in range(0, len(x), _HEAD_ROWS):
-        rows = slice(first, min(first + _HEAD_ROWS, len(x)))
-        logits = product(x[rows], wte.T, wte)  # [R, V]
-        target = targets[rows]
-
-        def work(piece: slice, logits: Array = logits, target: Array = target) -> float:
-            z = logits[piece]
-            z -= z.max(-1, keepdims=True)
-            index = (np.arange(len(z)), target[piece])
-            picked = z[index].astype(np.float64)
-            np.exp(z, out=z)
-            total = z.sum(-1, keepdims=True)
-            if gradients is not None:  # softmax - one_hot
-                z /= total
-                z[index] -= 1.0
-            return float((np.log(total[:, 0].astype(np.float64)) - picked).sum())
-
-        loss += sum(in_pieces(work, len(logits), logits.shape[1]))
-        if gradients is not None:
-            _accumulate_head(logits, x[rows], wte, rows, gradients)
-    return loss
-
-
-def _accumulate_head(dlogits: Array, x: Array, wte: Array, rows: slice, gradients: dict[str, Array]) -> None:
-    """dx = dlogits W_e in its rows; dW_e += dlogits^T x, in slices of the vocabulary after the first time."""
-    product(dlogits, wte, wte, out=gradients["x"][rows])
-    if rows.start == 0:
-        product(dlogits.T, x, wte, out=gradients["wte"])
-        return
-    for first in range(0, len(wte), 8192):
-        part = slice(first, min(first + 8192, len(wte)))
-        gradients["wte"][part] += product(dlogits[:, part].T, x, wte)
-
-
-def _head_cross_entropy(saved: Saved, x: Array, wte: Array, targets: Array) -> Array:
-    """The gradients are made at once, while the logits are there; only their scale waits for g."""
-    rows = x.reshape(-1, x.shape[-1])
-    saved["x"], saved["wte"] = np.empty_like(rows), np.empty(wte.shape, wte.dtype)
-    loss = head_losses(rows, wte, targets.reshape(-1), saved) / targets.size
-    return np.asarray(loss, x.dtype)
-
-
-def _head_cross_entropy_backward(saved: Saved, g: Array, x: Array, wte: Array, targets: Array) -> tuple[Array, ...]:
-    scale = (g / targets.size).astype(x.dtype)
-    dx, dwte = saved.pop("x"), saved.pop("wte")
-    dx *= scale
-    flat = dwte.reshape(-1)
-    in_pieces(lambda piece: np.multiply(flat[piece], scale, out=flat[piece]), flat.size, 1)
-    return dx.reshape(x.shape), dwte
-
-
-head_cross_entropy = fused(_head_cross_entropy, _head_cross_entropy_backward)
-
-
 # ---------------------------------------------------------------------- rows of an embedding
 
 
@@ -309,7 +246,7 @@ def _rows(saved: Saved, table: Array, indices: Array) -> Array:
 
 
 def _rows_backward(saved: Saved, g: Array, table: Array, indices: Array) -> tuple[Any, ...]:
-    """g added to the rows it came from, into a gradient that may already hold the head's."""
+    """Adds g to the rows it came from, into a gradient that may already hold the head's."""
 
     def add_to(dtable: Array) -> Array:
         for index, row in zip(indices.reshape(-1).tolist(), g.reshape(-1, g.shape[-1]), strict=True):

@@ -1,6 +1,6 @@
 """The required primitives in NumPy, differentiable by autograd; the composites keep their definitions.
 
-This is the reference: any float dtype, and no dtype is ever promoted silently (see `strict`).
+This is the reference. It computes in any float dtype, and promotes none silently (see `strict`).
 """
 
 from collections.abc import Sequence
@@ -87,8 +87,8 @@ def _concat(axis: int, *xs: Any) -> Any:
 def _concat_vjp(argnum: int, answer: Any, args: Any, kwargs: Any) -> Any:
     axis, *xs = args
     first = sum(x.shape[axis] for x in xs[: argnum - 1])
-    part = (slice(None),) * axis + (slice(first, first + xs[argnum - 1].shape[axis]),)
-    return lambda g: g[part]
+    own = (slice(None),) * axis + (slice(first, first + xs[argnum - 1].shape[axis]),)
+    return lambda g: g[own]
 
 
 defvjp_argnum(_concat, _concat_vjp)
@@ -101,7 +101,7 @@ def _max(x: Any, axis: int, keepdims: bool) -> Any:
 
 def _max_vjp(answer: Any, x: Any, axis: int, keepdims: bool) -> Any:
     def vjp(g: Any) -> Any:
-        """g, shared evenly by the largest values; autograd's own would promote."""
+        """Shares g evenly among the largest values; autograd's own gradient would promote."""
         peak = answer if keepdims else np.expand_dims(answer, axis)
         hits = x == peak
         share = (g if keepdims else np.expand_dims(g, axis)) / np.sum(hits, axis=axis, keepdims=True).astype(x.dtype)
@@ -181,16 +181,16 @@ class NumpyOps(TensorOps):
         return self.take_along_axis(x, self.argsort(x, axis, descending), axis)
 
     def argsort(self, x: Tensor, axis: int, descending: bool) -> Tensor:
-        """Stable in both directions: descending order is the ascending order of the negated values."""
+        """Sorts stably in both directions: descending order is the ascending order of the negated values."""
         values = getval(x)
         return np.argsort(-values if descending else values, axis, kind="stable").astype(np.int32)
 
     def fold_in(self, key: Key, index: int | Tensor) -> Key:
-        """Keys are tuples of whole numbers: the path to a dropout site."""
+        """A longer tuple of whole numbers: keys are paths to dropout sites."""
         return (*key, int(index))
 
     def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
-        """From Philox, keyed by the path."""
+        """Draws from Philox, keyed by the path."""
         sequence = np.random.SeedSequence(key)
         values = np.random.Generator(np.random.Philox(sequence)).random(tuple(shape), dtype=np.float32)
         return values.view(StrictArray)

@@ -10,7 +10,7 @@ def gpt2spec_backend() -> BackendInfo:
     return BackendInfo(
         name="numpy",
         summary="NumPy on the CPU: the reference, and fast enough to train small models",
-        factory="gpt2spec_numpy.backend:create",
+        factory="gpt2spec_numpy.create:create",
         requires=("numpy", "autograd"),
         api_version=2,
     )

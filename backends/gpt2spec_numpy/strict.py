@@ -32,7 +32,7 @@ class StrictArray(np.ndarray):
         return out[0] if out is not None else _strict(result)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Functions such as `where` and `concatenate`: NumPy's own, with strict results."""
+        """Apply NumPy's own functions, such as `where` and `concatenate`; their results are strict."""
         operands = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
         if func is np.where:
             operands = operands[1:]  # not the condition
@@ -56,7 +56,7 @@ def _one_dtype(name: str, operands: Any) -> set[np.dtype[Any]]:
 
 
 def _refuse_new_float(name: str, dtypes: set[np.dtype[Any]], result: Any) -> None:
-    """Whole numbers do not become floats by themselves, as in exp(2) or 1 / 2."""
+    """Raise where whole numbers became floats by themselves, as in exp(2) or 1 / 2."""
     dtype = getattr(result, "dtype", None)
     if dtype is not None and dtype.kind == "f" and dtype not in dtypes:
         given = " and ".join(sorted(map(str, dtypes))) or "bool"
@@ -78,7 +78,7 @@ def _strict(x: Any) -> Any:
 
 
 class StrictSpace(ArrayVSpace):  # type: ignore[misc]  # autograd has no types
-    """How the tape makes the zeros it adds gradients to: strict as well."""
+    """The space in which the tape makes the zeros that it adds gradients to: they are strict as well."""
 
     def zeros(self) -> Any:
         """A strict array of zeros."""

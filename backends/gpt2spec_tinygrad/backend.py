@@ -10,20 +10,15 @@ from typing import Any
 import numpy as np
 from tinygrad.device import Buffer, Compiled, Device
 from tinygrad.dtype import dtypes
-from tinygrad.helpers import DEV, Context, cpu_events
+from tinygrad.helpers import Context, cpu_events
 
 from gpt2spec.backend import Backend, Capabilities
-from gpt2spec.errors import BackendError
 from gpt2spec.ops import NativeKey as Key
 from gpt2spec.ops import NativeTensor as Tensor
-from gpt2spec.options import check_dtype, check_flag
+from gpt2spec.options import check_dtype
 from gpt2spec.tree import tree_leaves, tree_unflatten
-from gpt2spec_tinygrad import clang
 from gpt2spec_tinygrad.ops import TinygradOps
 from gpt2spec_tinygrad.program import compiled
-
-DEVICES = ("METAL", "AMD", "NV", "CUDA", "QCOM", "CL", "CPU", "WEBGPU")
-"""Devices of tinygrad, in the order in which it would choose."""
 
 
 class TinygradBackend(Backend):
@@ -92,49 +87,6 @@ class TinygradBackend(Backend):
         Device[self.device].synchronize()  # type: ignore[no-untyped-call]
 
 
-def create(
-    device: str | None = None,
-    dtype: str = "float32",
-    compile: bool | str = True,
-    parallel: str | None = None,
-    devices: int | str | None = None,
-) -> TinygradBackend:
-    """Make the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own.
-
-    With `parallel` "data", rows of a batch are divided among the first so many `devices` of its kind.
-    """
-    compile = check_flag("tinygrad", "compile", compile)
-    if device is None and not DEV.device:  # DEV is the variable by which tinygrad is told a device
-        device = [*_accelerators(), "CPU"][0]
-    name = Device.canonicalize(device)
-    if name == "CPU":
-        clang.provide()
-    if not _works(name):
-        known = ", ".join([*_accelerators(), "CPU"])
-        raise BackendError(f"tinygrad has no device {device!r} here; there is {known}")
-    if parallel is None and devices is None:
-        return TinygradBackend(name, dtype, compile)
-    from gpt2spec_tinygrad.several import SeveralDevicesBackend
-
-    return SeveralDevicesBackend(_several(name, parallel, devices), dtype, compile)
-
-
-def _several(name: str, parallel: str | None, devices: int | str | None) -> list[str]:
-    """The first so many devices of a kind."""
-    if parallel != "data":
-        raise BackendError(f"backend 'tinygrad' runs in parallel as data, not as {parallel!r}")
-    if not str(devices).isdigit() or int(str(devices)) < 2:
-        raise BackendError(
-            "how many devices share the work is not known: give --backend-option devices=N, at least 2, "
-            f"not {devices!r}"
-        )
-    kind = name.split(":")[0]
-    names = [kind if i == 0 else f"{kind}:{i}" for i in range(int(str(devices)))]
-    if missing := [each for each in names if not _works(each)]:
-        raise BackendError(f"tinygrad has no device {missing[0]!r} here")
-    return names
-
-
 def _begun(events: list[Any]) -> list[Any]:
     """What happened to buffers, without the end of those that were there before: the viewer fails over it."""
     there: set[int] = set()
@@ -148,19 +100,3 @@ def _begun(events: list[Any]) -> list[Any]:
             there.remove(event.key)
         kept.append(event)
     return kept
-
-
-def _accelerators() -> list[str]:
-    return [name for name in DEVICES if name != "CPU" and _works(name)]
-
-
-def _works(device: str) -> bool:
-    """Whether tinygrad can open the device: it has no other way to tell."""
-    kind, _, number = device.partition(":")
-    if kind not in DEVICES or not (number or "0").isdigit():
-        return False
-    try:
-        Device[device]
-    except Exception:
-        return False
-    return True

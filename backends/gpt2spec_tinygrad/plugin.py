@@ -10,7 +10,7 @@ def gpt2spec_backend() -> BackendInfo:
     return BackendInfo(
         name="tinygrad",
         summary="tinygrad on CPU, CUDA, METAL and more: one captured program a step",
-        factory="gpt2spec_tinygrad.backend:create",
+        factory="gpt2spec_tinygrad.create:create",
         requires=("tinygrad",),
         extra="tinygrad",
         api_version=2,

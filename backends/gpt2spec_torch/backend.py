@@ -15,9 +15,8 @@ from gpt2spec.backend import Backend, Capabilities
 from gpt2spec.errors import BackendError
 from gpt2spec.ops import NativeKey as Key
 from gpt2spec.ops import NativeTensor as Tensor
-from gpt2spec.options import check_dtype, check_flag
+from gpt2spec.options import check_dtype
 from gpt2spec.tree import named_leaves, tree_leaves, tree_unflatten
-from gpt2spec_torch import processes
 from gpt2spec_torch.decoding.few_rows import FewRowsTable, FewRowsWeight
 from gpt2spec_torch.decoding.graphs import RecordedStep, cuda_graph
 from gpt2spec_torch.decoding.row_block import RowBlocks, worth_a_program
@@ -45,7 +44,7 @@ class TorchBackend(Backend):
             compiled=compile != "off",
             in_place=True,
             asynchronous=device.type != "cpu",
-            decoding_weights="int8" if int8 else "",
+            decoding_weights="int8" if int8 else None,
         )
         check_dtype(self.name, dtype, self.capabilities)
         if int8 and (device.type != "cpu" or compile == "step" or dtype == "float64"):
@@ -209,70 +208,3 @@ def _overwrite(old: list[Tensor], new: list[Tensor]) -> None:
         pairs = [(x, y.clone() if id(y) in held else y) for x, y in pairs]
     for x, y in pairs:
         x.copy_(y)
-
-
-def create(
-    device: str | None = None,
-    dtype: str = "float32",
-    compile: bool | str = True,
-    int8: bool | str = False,
-    parallel: str | None = None,
-) -> TorchBackend:
-    """Make the backend on a device in PyTorch's words; the default is its accelerator, or else the CPU.
-
-    `compile` is "blocks" (one program for all layers, the rest eager: on a CPU as fast as one graph, and ready in a
-    third of the time), "step" (the whole function is one graph) or false. True is "blocks" on a CPU, else "step".
-
-    `parallel` makes it one of several processes that `torchrun` started, on the accelerator of its local rank: "data"
-    keeps all weights in each, "sharded" a part of them. Several processes are "data" unless told otherwise.
-    """
-    if parallel is None and processes.launched():
-        parallel = "data"
-    if parallel not in (None, "data", "sharded"):
-        raise BackendError(f"backend 'torch' runs in parallel as data or sharded, not as {parallel!r}")
-    device = device if parallel is None else processes.local_device(device)
-    available = available_devices()
-    if device is None:
-        device = available[-1].split(":")[0] if len(available) > 1 else "cpu"
-    if device not in available:
-        raise BackendError(f"PyTorch has no device {device!r} here; there is {', '.join(available)}")
-    mode, int8 = _compile_mode(compile, device), check_flag("torch", "int8", int8)
-    if parallel is None:
-        return TorchBackend(torch.device(device), dtype, mode, int8)
-    return _parallel(parallel, torch.device(device), dtype, mode if str(compile) == "step" else _by_blocks(mode), int8)
-
-
-def _by_blocks(mode: Compile) -> Compile:
-    """What stands for true where gradients are sent while others are computed: not one graph."""
-    return "off" if mode == "off" else "blocks"
-
-
-def _parallel(kind: str, device: torch.device, dtype: str, compile: Compile, int8: bool) -> TorchBackend:
-    from gpt2spec_torch.data_parallel import DataParallelBackend
-    from gpt2spec_torch.sharded import ShardedBackend
-
-    if compile == "step":
-        raise BackendError("compile=step makes one graph of a step; in parallel, PyTorch compiles blocks")
-    make = DataParallelBackend if kind == "data" else ShardedBackend
-    return make(device, dtype, compile, int8, processes.TorchProcesses())
-
-
-def _compile_mode(value: bool | str, device: str) -> Compile:
-    modes: dict[str, Compile] = {
-        "true": "blocks" if device == "cpu" else "step",
-        "false": "off",
-        "blocks": "blocks",
-        "step": "step",
-    }
-    if (text := str(value).lower()) not in modes:
-        raise BackendError(f"option 'compile' of backend 'torch' is true or false, or blocks or step, not {value!r}")
-    return modes[text]
-
-
-def available_devices() -> list[str]:
-    """What `torch.device` takes on this machine, the CPU first: cpu, cuda, cuda:0, ..."""
-    if not torch.accelerator.is_available():
-        return ["cpu"]
-    kind = torch.accelerator.current_accelerator()
-    assert kind is not None
-    return ["cpu", kind.type, *(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()))]

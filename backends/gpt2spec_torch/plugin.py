@@ -10,7 +10,7 @@ def gpt2spec_backend() -> BackendInfo:
     return BackendInfo(
         name="torch",
         summary="PyTorch on CPU, CUDA and whatever else it runs on, compiled by default",
-        factory="gpt2spec_torch.backend:create",
+        factory="gpt2spec_torch.create:create",
         requires=("torch",),
         extra="torch",
         open_sharded="gpt2spec.checkpoints.safetensors_shards:open_sharded",

@@ -1,4 +1,4 @@
-"""A part of every weight, gradient and moment in each process (Rajbhandari et al. 2020, ZeRO stage 3).
+"""A shard of every weight, gradient and moment in each process (Rajbhandari et al. 2020, ZeRO stage 3).
 
 PyTorch's `fully_shard` (FSDP2) moves the tensors: a layer's weights are gathered just before it computes and let go
 after it, forwards and backwards; their gradients are averaged and scattered. Outside, a weight is a `DTensor` that is
@@ -30,10 +30,11 @@ from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.parameters import named_params, params_tree
 from gpt2spec.sharding import Sharding
 from gpt2spec.tree import tree_leaves, tree_map, tree_unflatten
+from gpt2spec_torch import layouts
 from gpt2spec_torch.backend import Compile, seeded
-from gpt2spec_torch.data_parallel import ParallelTorchBackend
-from gpt2spec_torch.ops import TorchOps, compiled_block
-from gpt2spec_torch.processes import TorchProcesses
+from gpt2spec_torch.ops import TorchOps
+from gpt2spec_torch.parallel.data_parallel import ParallelTorchBackend
+from gpt2spec_torch.parallel.processes import TorchProcesses
 
 
 class ShardedBackend(ParallelTorchBackend):
@@ -67,7 +68,7 @@ class ShardedBackend(ParallelTorchBackend):
         return super().decoding_params(self.sharding.gather(params))
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Value and gradients, both the means over the processes; gradients are in parts as the parameters are."""
+        """Value and gradients, both the means over the processes; gradients are sharded like the parameters."""
 
         def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
             with self.processes.all_there(), torch.enable_grad():
@@ -81,7 +82,7 @@ class ShardedBackend(ParallelTorchBackend):
         return seeded(evaluate)
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of parameters is given them as its layers need them."""
+        """The function compiled; it is given parameters as its layers need them."""
         whole = super().jit(function)
 
         def gathered(tree: Any, *args: Any) -> Any:
@@ -91,8 +92,8 @@ class ShardedBackend(ParallelTorchBackend):
             cast(FSDPModule, model).reshard()  # it keeps what it gathered for a backward pass, which does not come
             return value
 
-        parts = super().jit(gathered)
-        return lambda *args: (parts if _are_params(args) else whole)(*args)
+        sharded = super().jit(gathered)
+        return lambda *args: (sharded if _are_params(args) else whole)(*args)
 
     def _model(self, params: Any) -> Model:
         """The module of some parameters: they share memory, and an update in place reaches both."""
@@ -171,7 +172,7 @@ class Model(nn.Module):
     """The parameters of a model as modules that gather them when they are called.
 
     Attributes:
-        leaves: the parts of the parameters, in the order of the tree.
+        leaves: the shards of the parameters, in the order of the tree.
     """
 
     def __init__(self, params: Any, mesh: DeviceMesh) -> None:
@@ -187,9 +188,9 @@ class Model(nn.Module):
         self.to_empty(device=mesh.device_type)
         self.leaves = self._in_order(params, blocks)
         with torch.no_grad():
-            for part, parameter in zip(tree_leaves(params), self.leaves, strict=True):
-                parameter.to_local().copy_(part.to_local())
-                part.to_local().set_(parameter.to_local())
+            for x, parameter in zip(tree_leaves(params), self.leaves, strict=True):
+                parameter.to_local().copy_(x.to_local())
+                x.to_local().set_(parameter.to_local())
 
     def _in_order(self, params: Any, blocks: list[Layer]) -> list[Any]:
         rest = tree_unflatten(self.frame, list(self.rest))
@@ -197,51 +198,52 @@ class Model(nn.Module):
         return tree_leaves({name: layers if name == "blocks" else rest[name] for name in params})
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(tree, *args)`, the tree's blocks being modules: see `ShardedOps`."""
+        """`function(tree, *args)`, the tree's blocks being `ShardedBlocks`."""
         tree = tree_unflatten(self.frame, list(self.rest))
-        return function({**tree, "blocks": list(self.layers)}, *args)
+        return function({**tree, "blocks": ShardedBlocks(self.layers)}, *args)
+
+
+class ShardedBlocks:
+    """The blocks in the parameters of a `Model`, a leaf of their tree; each is whole while it computes."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self.layers = layers
+
+    def to(self, dtype: torch.dtype) -> ShardedBlocks:
+        """The blocks as they are: their weights are cast when they are gathered."""
+        return self
+
+
+@layouts.scan_blocks.register(ShardedBlocks)
+def scan_blocks(blocks: ShardedBlocks, ops: TorchOps, block: Callable[..., Any], x: Tensor, **shared: Any) -> Any:
+    """Computes each block within its module's forward pass."""
+    outs = []
+    for i, layer in enumerate(blocks.layers):
+
+        def compute(x: Tensor, tree: Any, i: int = i) -> tuple[Any, ...]:
+            return block(x, i, ops.compute_params(tree), **shared)
+
+        x, *out = layer(compute, x)
+        outs.append(out)
+    return x, *(list(column) for column in zip(*outs, strict=True))
 
 
 class ShardedOps(TorchOps):
-    """Operations that meet parameters in parts: blocks as modules, and the optimizer's tensors as `DTensor`."""
-
-    def compute_params(self, params: Any) -> Any:
-        """The blocks' weights are cast when they are gathered."""
-        if not isinstance(params["blocks"][0], Layer):
-            return super().compute_params(params)
-        rest = super().compute_params({name: node for name, node in params.items() if name != "blocks"})
-        return {**rest, "blocks": params["blocks"]}
-
-    def scan_blocks(
-        self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
-    ) -> tuple[Any, ...]:
-        """Each block within its module's forward pass."""
-        if not isinstance(stacked[0][0], Layer):
-            return super().scan_blocks(block, x, *stacked, **shared)
-        outs = []
-        for i, layer in enumerate(stacked[0]):
-
-            def compute(x: Tensor, tree: Any, i: int = i) -> tuple[Any, ...]:
-                tree = TorchOps.compute_params(self, tree)
-                return (compiled_block(block) if self.compile_blocks else block)(x, i, tree, **shared)
-
-            x, *out = layer(compute, x)
-            outs.append(out)
-        return x, *(list(column) for column in zip(*outs, strict=True))
+    """Operations on the shards of the optimizer's tensors, which are `DTensor`s."""
 
     def zeros_like(self, x: Tensor) -> Tensor:
-        """In parts like the parameter."""
+        """Zeros that are sharded like the parameter."""
         return torch.zeros_like(x, dtype=getattr(torch, self.reduce_dtype))
 
     def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Part by part, in place where that is allowed."""
+        """Adds shards, in place where that is allowed."""
         if not self.in_place:
             return TensorOps.accumulate(self, totals, gradients)
         torch._foreach_add_(_locals(totals), _locals(gradients))
         return totals
 
     def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Of the whole tensors: the parts' squares are added over the processes."""
+        """The norm of the whole tensors: the squares of the shards are added over the processes."""
         squares = super().global_norm(_locals(tensors)) ** 2
         dist.all_reduce(squares)
         return torch.sqrt(squares)
@@ -255,14 +257,14 @@ class ShardedOps(TorchOps):
         decay: list[float],
         s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Part by part, in place."""
+        """Updates the shards in place."""
         super().adamw_update(_locals(params), _locals(grads), _locals(m), _locals(v), decay, s)
         return params, m, v
 
 
 @contextlib.contextmanager
 def failures_of_files() -> Iterator[None]:
-    """What went wrong in the first process that failed, in all of them."""
+    """Raises in every process what went wrong in the first one that failed."""
     try:
         yield
     except CheckpointException as error:

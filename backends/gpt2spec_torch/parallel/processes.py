@@ -21,14 +21,14 @@ def launched() -> bool:
 
 
 def local_device(device: str | None) -> str | None:
-    """The device of this process: of several accelerators in a machine, the one of its local rank."""
+    """The device of this process: among several accelerators of a machine, the one of its local rank."""
     if device is None and torch.cuda.is_available():
         device = "cuda"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
 
 
 def attempt() -> str:
-    """A name of its own for what the processes tell each other after each restart by `torchrun`.
+    """A prefix for the processes' messages that is another one after each restart by `torchrun`.
 
     PyTorch 2.13 hands one store to all attempts, where a process may find the address of one that has ended. On
     several machines, `torchrun` counts restarts for each; there it is told to make a new store each time.

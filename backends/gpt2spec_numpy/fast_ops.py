@@ -1,4 +1,4 @@
-"""The same operations for speed: plain arrays, fused composites, and an optimizer that works in place."""
+"""Tensor operations for speed: plain arrays, fused composites, and an optimizer that works in place."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from autograd.tracer import isbox
 from gpt2spec.ops import AdamWScalars
 from gpt2spec.ops import NativeKey as Key
 from gpt2spec.ops import NativeTensor as Tensor
-from gpt2spec_numpy import kernels
+from gpt2spec_numpy import head, kernels
 from gpt2spec_numpy.cores import in_pieces
 from gpt2spec_numpy.ops import NumpyOps
 
 
 class FastNumpyOps(NumpyOps):
-    """NumPy arrays without checks; each override agrees with the definition in `TensorOps`.
+    """Operations on NumPy arrays, without checks; each override agrees with the definition in `TensorOps`.
 
     Attributes:
         in_place: `cache_write` and `accumulate` may overwrite the old state: set while `jit_update` runs.
@@ -39,7 +39,7 @@ class FastNumpyOps(NumpyOps):
         return super().random_uniform(key, shape).view(np.ndarray)
 
     def take(self, x: Tensor, indices: Tensor, axis: int) -> Tensor:
-        """Rows by their own kernel: the gradient of an embedding is nearly all zeros."""
+        """Rows have a kernel of their own, since the gradient of an embedding is nearly all zeros."""
         return kernels.rows(x, indices) if axis == 0 and x.ndim == 2 else super().take(x, indices, axis)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: D102
@@ -52,7 +52,7 @@ class FastNumpyOps(NumpyOps):
         return kernels.gelu_tanh(x)
 
     def split_heads(self, x: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
-        q, k, v = (kernels.head_part(x, part, n_head) for part in range(3))
+        q, k, v = (kernels.heads(x, third, n_head) for third in range(3))
         return q, k, v
 
     def causal_attention(
@@ -65,27 +65,27 @@ class FastNumpyOps(NumpyOps):
         dropout: float = 0.0,
         key: Key | None = None,
     ) -> Tensor:
-        """Fused from position 0; the definition for cached rows and for dropout on the weights."""
+        """Attention from position 0 is fused; cached rows and dropout on the weights take the definition."""
         if start is None and (key is None or dropout == 0.0):
             return kernels.causal_attention(q, k, v)
         return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
-        """By slices, and into the cache itself where its old content is not needed any more."""
+        """Writes slices, into the cache itself where its old content is not needed any more."""
         cache = cache if self.in_place else cache.copy()
         for row, first in enumerate(np.zeros(len(new), int) if start is None else start):
             cache[row, :, first : first + new.shape[2]] = new[row]
         return cache
 
     def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
-        """Logits of a few hundred positions at a time; gradients only where something is to be differentiated."""
+        """Some positions at a time, see `head`; gradients are computed only where something is differentiated."""
         if isbox(x) or isbox(wte):
-            return kernels.head_cross_entropy(x, wte, targets)
+            return head.head_cross_entropy(x, wte, targets)
         rows = x.reshape(-1, x.shape[-1])
-        return np.asarray(kernels.head_losses(rows, wte, targets.reshape(-1), None) / targets.size, x.dtype)
+        return np.asarray(head.head_losses(rows, wte, targets.reshape(-1), None) / targets.size, x.dtype)
 
     def global_norm(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Squares summed piece by piece, the pieces in float64."""
+        """Sums squares piece by piece, and the pieces in float64."""
 
         def square(x: Any) -> float:
             flat = x.reshape(-1)
@@ -98,7 +98,7 @@ class FastNumpyOps(NumpyOps):
         return np.asarray(math.sqrt(sum(map(square, tensors))), self.reduce_dtype)
 
     def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """In place where that is allowed, so that there is no third set of gradients."""
+        """Adds in place where that is allowed, so that there is no third set of gradients."""
         if not self.in_place:
             return super().accumulate(totals, gradients)
         return [np.add(total, gradient, out=total) for total, gradient in zip(totals, gradients, strict=True)]
@@ -112,7 +112,7 @@ class FastNumpyOps(NumpyOps):
         decay: list[float],
         s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """In place, piece by piece: each value goes through memory once."""
+        """Updates in place and piece by piece, so that each value goes through memory once."""
         lr, correction1, correction2, factor = map(_number, (s.lr, s.correction1, s.correction2, s.scale))
         step, root = lr / correction1, 1.0 / correction2
         for *tensors, rate in zip(params, grads, m, v, decay, strict=True):

@@ -15,7 +15,7 @@ from gpt2spec_tinygrad.backend import TinygradBackend
 from gpt2spec_tinygrad.ops import TinygradOps
 
 
-class SeveralDevicesBackend(TinygradBackend):
+class ParallelTinygradBackend(TinygradBackend):
     """tinygrad on several devices of a kind; each has rows of the batch."""
 
     def __init__(self, devices: Sequence[str], dtype: str, compile: bool) -> None:
@@ -23,7 +23,7 @@ class SeveralDevicesBackend(TinygradBackend):
         self.devices = tuple(devices)
         self.row_shares = len(devices)
         self.first = self.ops
-        self.ops = SeveralDevicesOps(self.first, self.devices)
+        self.ops = ParallelTinygradOps(self.first, self.devices)
 
     def put_rows(self, array: np.ndarray) -> Tensor:
         """Rows are divided among the devices."""
@@ -35,7 +35,7 @@ class SeveralDevicesBackend(TinygradBackend):
             Device[name].synchronize()  # type: ignore[no-untyped-call]
 
 
-class SeveralDevicesOps(TinygradOps):
+class ParallelTinygradOps(TinygradOps):
     """Operations whose new tensors are whole on every device."""
 
     def __init__(self, first: TinygradOps, devices: tuple[str, ...]) -> None:

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt2spec.ops import NativeTensor as Tensor
 from gpt2spec.tree import tree_leaves, tree_map, tree_unflatten
 from gpt2spec_torch.backend import Compile, TorchBackend, seeded
-from gpt2spec_torch.processes import TorchProcesses
+from gpt2spec_torch.parallel.processes import TorchProcesses
 
 
 class ParallelTorchBackend(TorchBackend):
-    """PyTorch in one process of several."""
+    """PyTorch in one of several processes."""
 
     processes: TorchProcesses
 
@@ -45,7 +45,7 @@ class DataParallelBackend(ParallelTorchBackend):
 
     @contextlib.contextmanager
     def deferring(self, flag: bool) -> Iterator[None]:
-        """Gradients stay in their process, where they add up, until the last micro-batch sends their sum."""
+        """With `flag`, gradients add up in their process; those of the last micro-batch are sent with them."""
         self.deferred = flag
         try:
             yield
@@ -53,7 +53,7 @@ class DataParallelBackend(ParallelTorchBackend):
             self.deferred = False
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Value and gradients, both the means over the processes; of deferred micro-batches, gradients of zero."""
+        """Value and gradients, both the means over the processes; while they are deferred, gradients are zero."""
         replica: DistributedDataParallel | None = None
 
         def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
@@ -75,7 +75,7 @@ class DataParallelBackend(ParallelTorchBackend):
 
 
 class Replica(nn.Module):
-    """A function of a tree of tensors as a module whose parameters those are: their memory is shared."""
+    """A function of a tree of tensors as a module with these as its parameters; their memory is shared."""
 
     def __init__(self, function: Callable[..., Tensor], tree: Any) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Replica(nn.Module):
         self.leaves = nn.ParameterList(nn.Parameter(leaf.detach()) for leaf in tree_leaves(tree))
 
     def holds(self, leaves: list[Tensor]) -> bool:
-        """Whether these are the tensors it was made of: an update in place leaves them so."""
+        """Whether it was made of these tensors, which an update in place does not change."""
         return all(x.data_ptr() == y.data_ptr() for x, y in zip(self.leaves, leaves, strict=True))
 
     def forward(self, *args: Any) -> Tensor:
