@@ -1,4 +1,4 @@
-"""Our own checkpoints: a folder that is either whole or refused.
+"""Our own checkpoints are folders with checksums, so that a damaged one is refused.
 
 model.safetensors       weights with the Hugging Face names, in the dtype they are trained in
 config.json             the model's shape, as `transformers` reads it
@@ -104,7 +104,7 @@ class NativeCheckpoint:
         return {kind: fitting(self.folder / OPTIMIZER, self.config, found[kind]) for kind in MOMENTS}
 
     def params(self) -> HostParams:
-        """The weights, read; the moments are not."""
+        """Read the weights, but not the moments."""
         return {name: entry.load() for name, entry in self.weights().items()}
 
     def training(self) -> TrainingState:

@@ -1,4 +1,4 @@
-"""Opening a checkpoint of any format, by looking inside."""
+"""This module opens a checkpoint of any format, which it recognises by the contents."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from gpt2spec.errors import CheckpointError
 from gpt2spec.sharding import StoredTensor
 
 PLACES, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
-"""The metadata, and in it the indices of a shard's first value."""
+"""The key of the metadata that has the indices of a shard's first value."""
 
 Shard = tuple[tuple[slice, ...], StoredArray]
 
@@ -32,7 +32,7 @@ def open_sharded(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _place(path: Path, name: str, places: object, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Where a shard stands in its tensor."""
+    """The place of a shard in its tensor."""
     try:
         offsets = places[name][OFFSETS]  # type: ignore[index]
         return tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))

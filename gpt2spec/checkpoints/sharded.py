@@ -1,4 +1,4 @@
-"""Sharded checkpoints, which no process ever has whole: each writes, and later reads, the shards that it holds.
+"""No process ever has a sharded checkpoint whole: each writes, and later reads, the shards that it holds.
 
 The backend writes tensors, through its framework's own library; what surrounds them is the same as in
 `gpt2spec.checkpoints.native`: a folder that is either whole or refused.
@@ -64,7 +64,7 @@ def save_sharded(
     progress: dict[str, Any],
     tokenizer: Tokenizer | None,
 ) -> None:
-    """Write the checkpoint of `progress["step"]`; all processes call it together, and all fail if one does.
+    """Write the checkpoint of `progress["step"]`. Every process must call this, and all fail if one does.
 
     `sharding` is the backend's, or that of a snapshot.
     """

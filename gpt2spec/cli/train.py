@@ -1,4 +1,4 @@
-"""`gpt2spec train`: train a GPT-2, or go on with a run."""
+"""`gpt2spec train` trains a GPT-2, or resumes a run."""
 
 import argparse
 import dataclasses
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(run: argparse._ActionsContainer) -> None:
-    """Declare where a run stands, how it begins, and how long it is."""
+    """Declare the folder of a run, how it begins, and how long it is."""
     run.add_argument(
         "--no-verify-data",
         action="store_false",
@@ -127,7 +127,7 @@ def add_checkpoint_arguments(run: argparse._ActionsContainer) -> None:
 
 
 def add_report_arguments(run: argparse._ActionsContainer) -> None:
-    """Declare what is seen of a run on its way."""
+    """Declare what a run shows and logs."""
     run.add_argument("--sample-tokens", type=int, metavar="N", help="length of a sample; 0 for none (default: 96)")
     run.add_argument("--sample-every", type=int, metavar="N", help="updates between samples (default: one at the end)")
     run.add_argument(
@@ -164,7 +164,7 @@ def add_model_arguments(model: argparse._ActionsContainer) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and say what came of it."""
+    """Train, and print the result."""
     from gpt2spec.training.loop import train
     from gpt2spec.training.saved import how_to_resume
 

@@ -12,7 +12,7 @@ class Background:
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin `work` once the piece before it is done: so at most one copy of the state is held."""
+        """Begin `work` when the previous piece is done, so that at most one copy of the state is held."""
         self.wait()
 
         def run() -> None:

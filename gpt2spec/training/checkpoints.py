@@ -35,7 +35,7 @@ class Checkpoints:
         self.saved, self.background = run.step, Background()
 
     def due(self, step: int) -> bool:
-        """Every so many steps, after the last, and at the lowest validation loss where that is kept."""
+        """A checkpoint is due every so many steps, after the last, and at the lowest loss if that is kept."""
         if step % self._every == 0 or step == self._run.settings.steps:
             return True
         history = self._run.history
@@ -74,7 +74,7 @@ class Checkpoints:
         self.background.start(write)
 
     def _save_sharded(self, progress: dict[str, Any]) -> None:
-        """Save what each process holds: in the background, if the backend can do that beside its steps."""
+        """Save the shard of each process, in the background if the backend can do that during its steps."""
         run, backend, best = self._run, self._run.backend, self._run.history.best()
         norm = backend.jit(backend.ops.global_norm)(tree_leaves(run.state["params"]))
         check_finite(run.out, run.step, {"a weight": backend.to_numpy(norm)})

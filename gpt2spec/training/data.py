@@ -1,4 +1,4 @@
-"""Opening and verifying the data that a run's settings name."""
+"""This module opens and verifies the data that a run's settings name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpt2spec.errors import DataError
 from gpt2spec.tokenizer import UNKNOWN, Tokenizer
 
 Data = str | list[str] | None
-"""What `RunSettings.data` may be: a path, several with weights, or nothing for the text that comes with Python."""
+"""The type of `RunSettings.data`: a path, paths with weights, or None for the text that comes with Python."""
 
 
 def open_data(data: Data, tokenizer: Tokenizer, vocabulary: Vocabulary | None, progress: bool) -> Dataset:

@@ -1,4 +1,4 @@
-"""Runs that go wrong: figures that are no numbers, or far above those of the steps before."""
+"""This module detects runs that diverge: figures that are not finite, or far above those of earlier steps."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +11,12 @@ from gpt2spec.training.run import Run
 from gpt2spec.training.saved import what_is_saved
 
 MOST_SKIPS = 10
-"""More refused updates in a row are no spike: the run is lost."""
+"""More refused updates in a row than this end the run."""
 _REMEDY = "Start a new run with a smaller --lr, or with gradient clipping (--set optimizer.clip=1.0)"
 
 
 class DivergedError(GPT2SpecError):
-    """The loss is no longer a number, or far above what it was."""
+    """The loss is not finite any more, or far above its former values."""
 
 
 def check_finite(run: Path, step: int, values: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ class SpikeGuard:
         self._run, self._limit, self.skips, self._message = run, limit, skips, message
 
     def accept(self, loss: float, grad_norm: float) -> bool:
-        """Whether to make the update at hand, which has these figures: not at a spike."""
+        """Whether to make an update with these figures, which are not a spike."""
         history = self._run.history
         name = history.spike(loss, grad_norm)
         history.skips = history.skips + 1 if name else 0

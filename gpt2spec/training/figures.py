@@ -1,4 +1,4 @@
-"""The figures of steps: losses, gradient norms and speed, fetched from the device now and then.
+"""The figures of steps are losses, gradient norms and speed, which are fetched from the device now and then.
 
 Nothing else waits for the device: losses stay on it until they are fetched.
 """
@@ -14,7 +14,7 @@ from gpt2spec.training.usage import usage
 from gpt2spec.training.validation import Validation
 
 SHOW_EVERY = 0.5
-"""Seconds between moments at which the device is waited for and figures are shown."""
+"""Seconds between two times at which figures are fetched from the device and shown."""
 
 
 class Figures:
@@ -48,7 +48,7 @@ class Figures:
         self._pending.append(record)
 
     def due(self, step: int) -> bool:
-        """Where there is a validation, and twice a second."""
+        """Figures are due before a validation, and twice a second."""
         return self._validation.due(step) or time.perf_counter() - self._since >= SHOW_EVERY
 
     def run(self) -> None:

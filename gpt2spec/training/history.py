@@ -1,4 +1,4 @@
-"""What the steps so far say about the next: read back from the metrics when a run is resumed."""
+"""The history of a run's losses, which is read back from the metrics when the run is resumed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class History:
             self.skips = self.skips + 1 if line.get("skipped") else 0
 
     def spike(self, loss: float, grad_norm: float) -> str | None:
-        """Count a step, and return the name of a figure of it that is a spike or no number, if there is one."""
+        """Count a step. Returns the name of a figure that is a spike or not finite, if there is one."""
         values = {"loss": loss, "grad_norm": grad_norm}
         departing = [name for name, value in values.items() if self._detectors[name].departs(value)]
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP, received between steps."""
+"""This module receives Ctrl-C, SIGTERM and SIGHUP between steps."""
 
 import signal
 import time
@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""From the keyboard, from whoever runs jobs, and from a terminal that is closed."""
+"""The signals of the keyboard, of schedulers, and of a terminal that is closed."""
 SAME = 1.0
-"""Seconds in which a second signal is the first one once more: launchers pass on what their processes get as well."""
+"""A second signal within so many seconds is a copy of the first, because launchers pass signals on."""
 
 
 @contextmanager
 def interruptions(received: list[int], message: Callable[[str], None]) -> Iterator[None]:
-    """Add signals to the list `received`, so that the step at hand can end well.
+    """Add signals to the list `received`, so that the current step can be finished.
 
     A second Ctrl-C, later than `SAME`, interrupts at once; whoever sends SIGTERM has SIGKILL for that. Outside the main
     thread, signals are left alone, and so is SIGHUP under `nohup`.

@@ -34,10 +34,10 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-        first: whether this is the only process, or the one of several that speaks for all.
+        first: whether this is the first process, which writes messages for all.
         step: updates done, over all calls.
         finished: whether that is all of them, or patience was at its end; otherwise the run was interrupted and saved.
-        signal: the one that interrupted this process, if one did; several processes stop together.
+        signal: the signal that interrupted this process, if one did; all processes of a run stop at the same step.
         stopped_early: whether patience was at its end.
         best: the step of the lowest validation loss, if there was one.
         val_loss: the last validation loss in nats, if there was one.

@@ -1,4 +1,4 @@
-"""Loss curves, and scores in tasks, as a picture. Needs the `plot` extra."""
+"""This module draws loss curves and scores in tasks as a picture. It needs the `plot` extra."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +13,7 @@ WIDTH, HEIGHT, SCORE_HEIGHT = 8.0, 5.0, 2.5
 """Inches: the picture's width, the height of the losses, and that of a row of two scores below them."""
 
 WIDE = 10
-"""Scores that differ by such a factor are drawn on a logarithmic axis."""
+"""Scores that differ by at least this factor are drawn on a logarithmic axis."""
 
 
 def plot_runs(runs: list[Path], out: Path) -> None:

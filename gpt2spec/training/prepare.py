@@ -1,4 +1,4 @@
-"""Preparing a run: what it needs is opened and checked before anything is written."""
+"""This module prepares a run: all that it needs is opened and checked before anything is written."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def backend_of(settings: RunSettings) -> Backend:
 
 
 def check(settings: RunSettings, config: GPT2Config, dataset: Dataset, backend: Backend) -> None:
-    """Raise where something does not fit, which would go wrong later."""
+    """Raise where settings, model and data do not fit each other."""
     settings.schedule()
     if not backend.capabilities.gradients:
         raise BackendError(f"backend {backend.name!r} has no gradients: it cannot train")

@@ -1,4 +1,4 @@
-"""A trace of a few updates, by the framework's own profiler."""
+"""This module traces a few updates with the framework's own profiler."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ from gpt2spec.files import make_folder, storage_errors
 
 FOLDER = "profile"
 WARM = 2
-"""Updates before the trace begins: they compile."""
+"""The trace begins after so many updates, which compile."""
 
 
 def check_count(count: int | None) -> None:
@@ -20,7 +20,7 @@ def check_count(count: int | None) -> None:
 
 
 class ProfiledUpdates:
-    """Switches the profiler on and off around some updates."""
+    """Switches the profiler on before some updates and off after them."""
 
     def __init__(self, backend: Backend, run: Path, count: int | None, message: Callable[[str], None]) -> None:
         """Trace `count` updates of the run in the folder `run`, and show where the trace is; None is no trace."""
@@ -30,7 +30,7 @@ class ProfiledUpdates:
 
     @contextmanager
     def update(self) -> Iterator[None]:
-        """Count the update inside; the trace begins before the first that is traced, and ends after the last."""
+        """Count the update in this block. The trace begins before the first traced one and ends after the last."""
         self._updates += 1
         if self._updates == WARM + 1 and self._last:
             with storage_errors(make_folder(self._folder)):
@@ -42,6 +42,6 @@ class ProfiledUpdates:
             self._message(f"the trace is in {self._folder}")
 
     def close(self) -> None:
-        """End the trace, if the run ended before it was time to."""
+        """End the trace, if the run has ended before it."""
         with storage_errors(self._folder):
             self._stack.close()

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""This module shows a run to people: a progress bar on a terminal, otherwise plain lines."""
 
 import math
 import sys
@@ -34,7 +34,7 @@ class Progress:
         self.done = record["step"]
 
     def message(self, text: str) -> None:
-        """Show a line that stays."""
+        """Print a line."""
         if self.bar is not None:
             with best_effort():
                 self.bar.write(text, file=sys.stderr)
@@ -42,7 +42,7 @@ class Progress:
             self._print(text)
 
     def note(self, text: str) -> None:
-        """Show what will soon be out of date: in the bar, or as a line now and then."""
+        """Show a passing message in the bar, or as an occasional line."""
         if self.bar is not None:
             with best_effort():
                 self.bar.set_postfix_str(text)
@@ -51,7 +51,7 @@ class Progress:
             self._print(text)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar, which stays visible."""
         if self.bar is not None:
             with best_effort():
                 self.bar.close()

@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes on: the screen, `metrics.jsonl`, and TensorBoard's files."""
+"""A run reports to the screen, to `metrics.jsonl`, and to TensorBoard's files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -19,11 +19,11 @@ class Reports:
         self._run, self._progress, self._log, self._board = run, progress, log, board
 
     def message(self, text: str) -> None:
-        """Show a line that stays."""
+        """Print a line."""
         self._progress.message(text)
 
     def note(self, text: str) -> None:
-        """Show what will soon be out of date."""
+        """Show a passing message."""
         self._progress.note(text)
 
     def step(self, line: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ class Reports:
             add_record(self._run / file, record)
 
     def sync(self) -> None:
-        """Bring the metrics to the disk: before a checkpoint that relies on them."""
+        """Sync the metrics to the disk, before a checkpoint that relies on them."""
         if self._log is not None:
             self._log.sync()
 

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint of a run."""
+"""This module resumes a run from one of its checkpoints."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay when room is made."""
+"""This module decides which checkpoints of a run are kept, and removes the others."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

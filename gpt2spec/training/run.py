@@ -51,7 +51,7 @@ class Run:
 
     @property
     def at_end(self) -> bool:
-        """Whether no more steps are wanted: all are done, or patience is at its end."""
+        """Whether the run needs no more steps, because all are done or patience has ended."""
         return self.step == self.settings.steps or self.history.exhausted
 
     def interrupted(self) -> bool:

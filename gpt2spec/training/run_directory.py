@@ -154,7 +154,7 @@ class MetricsLog:
             self._file.flush()
 
     def sync(self) -> None:
-        """Make what was written durable: before a checkpoint that relies on it."""
+        """Sync the file to the disk, before a checkpoint that relies on it."""
         with storage_errors(self.path):
             os.fsync(self._file.fileno())
 

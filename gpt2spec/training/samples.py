@@ -13,11 +13,11 @@ class Samples:
     """The samples during a run: a `Callback`."""
 
     def __init__(self, run: Run, every: int, length: int, reports: Reports) -> None:
-        """Write `length` tokens every so many steps; 0 is never."""
+        """Write samples of `length` tokens, one every `every` steps, or none where that is 0."""
         self._run, self._every, self._length, self._reports = run, every, length, reports
 
     def due(self, step: int) -> bool:
-        """Every so many steps."""
+        """A sample is due every so many steps."""
         return self._every > 0 and step % self._every == 0
 
     def run(self) -> None:

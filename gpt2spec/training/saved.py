@@ -1,4 +1,4 @@
-"""What a run says of its checkpoints when it ends: which step is saved, and how to go on from it."""
+"""This module says which step of a run is saved when it ends, and how to resume it."""
 
 import shlex
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from gpt2spec.training.profiling import ProfiledUpdates
 
 
 def what_is_saved(run: Path) -> str:
-    """The last step of which there is a checkpoint, in words."""
+    """A sentence about the last step that is saved."""
     steps = checkpoint_steps(run)
     return f"step {steps[-1]} is saved" if steps else "nothing was saved before"
 
@@ -24,7 +24,7 @@ def how_to_resume(run: Path, step: int | None = None) -> str:
 
 @contextmanager
 def brought_to_an_end(run: Path, background: Background, profiled: ProfiledUpdates) -> Iterator[None]:
-    """Wait for the checkpoint under way and close the trace, however the block ends.
+    """At the end of the block, wait for the checkpoint that is being written, and close the trace.
 
     A `StorageError` says as well what is saved, and how to continue.
     """

@@ -184,11 +184,11 @@ class RunSettings:
         return config
 
     def window(self) -> int:
-        """Tokens in a window."""
+        """The number of tokens in a window."""
         return self.model_config().n_ctx if self.context is None else self.context
 
     def windows_per_step(self) -> int:
-        """Windows in an update."""
+        """The number of windows in an update."""
         if self.tokens_per_step is None:
             return self.batch_size * (self.accumulate or 1)
         windows, rest = divmod(self.tokens_per_step, self.window())
@@ -199,7 +199,7 @@ class RunSettings:
         return windows
 
     def micro_batches(self) -> list[int]:
-        """Windows of each micro-batch of an update: `batch_size`, and at last the rest."""
+        """The numbers of windows of an update's micro-batches: `batch_size` each, and the rest for the last."""
         full, rest = divmod(self.windows_per_step(), self.batch_size)
         return [self.batch_size] * full + [rest] * (rest > 0)
 
@@ -229,7 +229,7 @@ class RunSettings:
         return "bytes" if self.model_config().vocab_size < VOCAB_SIZE else "gpt2"
 
     def with_vocabulary(self, vocab_size: int) -> RunSettings:
-        """These settings with the vocabulary of the data, unless `model` has one."""
+        """These settings with the vocabulary size of the data, unless `model` gives one."""
         return dataclasses.replace(self, model={"vocab_size": vocab_size} | self.model)
 
     def with_model_of(self, config: GPT2Config) -> RunSettings:
@@ -256,12 +256,12 @@ class RunSettings:
 
 
 def same_shape(a: GPT2Config, b: GPT2Config) -> bool:
-    """Whether two models compute the same of the same weights, outside of training."""
+    """Whether two configurations compute the same from equal weights, apart from training."""
     return all(getattr(a, name) == getattr(b, name) for name in SHAPE)
 
 
 def settings_from(values: dict[str, Any], source: str) -> RunSettings:
-    """Settings from a dict as TOML gives it; `source` is named in the message about an unknown key."""
+    """Make settings from a dict as TOML gives it. The message about an unknown key names `source`."""
     known = [each.name for each in dataclasses.fields(RunSettings)]
     for name in values:
         if name not in known:
@@ -270,7 +270,7 @@ def settings_from(values: dict[str, Any], source: str) -> RunSettings:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file, or a `ConfigError` with the line that is wrong."""
+    """Read the table in a TOML file; a `ConfigError` gives the line that is wrong."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

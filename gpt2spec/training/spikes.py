@@ -1,4 +1,4 @@
-"""Steps that are out of the ordinary: losses and gradients far above those before them, or no numbers at all.
+"""This module detects spikes: losses and gradients far above those before them, or not finite.
 
 A value is far above if it exceeds the mean of the last `WINDOW` by more than so many of their standard deviations, as
 in llm.c's outlier detector (github.com/karpathy/llm.c, llmc/outlier_detector.h). Nothing is judged before the window is
@@ -35,6 +35,6 @@ class SpikeDetector:
         return value > mean + self.limit * deviation
 
     def add(self, value: float) -> None:
-        """Count a value among those before the next."""
+        """Add a value to those with which the next is compared."""
         if math.isfinite(value):
             self._values.append(value)

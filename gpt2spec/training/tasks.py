@@ -41,7 +41,7 @@ def read_tasks(
 
 
 class Interrupted(Exception):
-    """The run is to stop: the answers to the task at hand are dropped."""
+    """The run is interrupted, and the answers of the current task are dropped."""
 
 
 class Scores:
@@ -53,11 +53,11 @@ class Scores:
         self._done = {(record["step"], record["task"]) for record in records}
 
     def due(self, step: int) -> bool:
-        """Every so many steps and at the end, unless the scores of that step are known."""
+        """Scores are due every so many steps and at the end, unless those of the step are known."""
         return bool(self._unanswered(step))
 
     def run(self) -> None:
-        """Ask what is due, and add the model's scores to the run's; an interruption ends it soon."""
+        """Score the model in the tasks that are due, and record the scores. An interruption ends this soon."""
         run, due = self._run, self._unanswered(self._run.step)
         cache = AnswerCache()  # tasks may have requests in common
         params, sharding = run.state["params"], run.backend.sharding

@@ -1,4 +1,4 @@
-"""The metrics of a run as TensorBoard's event files. Needs the `tensorboard` extra."""
+"""This module writes the metrics of a run as TensorBoard's event files. It needs the `tensorboard` extra."""
 
 import contextlib
 import re
@@ -22,7 +22,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, run: Path, step: int) -> None:
-        """Continue after `step`; what was written of later steps is no longer shown."""
+        """Continue after `step`. Events of later steps are hidden."""
         try:
             from tensorboardX.proto.event_pb2 import Event, SessionLog
             from tensorboardX.proto.summary_pb2 import Summary

@@ -1,4 +1,4 @@
-"""Which tokenizer a run has, and its copy in the run directory."""
+"""This module finds the tokenizer of a run, and keeps a copy in the run directory."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def own_tokenizer(run: Path) -> Tokenizer | None:
 
 
 def decoding_tokenizer(dataset: Dataset, encoding: Tokenizer) -> Tokenizer | None:
-    """The tokenizer of the data's ids; None for token files that do not say whose they are."""
+    """The tokenizer that made the data; None for token files that do not record it."""
     if dataset.tokenizer_id == encoding.id:
         return encoding
     if dataset.tokenizer_id == UNKNOWN:
@@ -31,7 +31,7 @@ def decoding_tokenizer(dataset: Dataset, encoding: Tokenizer) -> Tokenizer | Non
 
 
 def check_same_tokenizer(named: str | None, encoding: Tokenizer, dataset: Dataset) -> None:
-    """Raise where a tokenizer was `named`, which is `encoding`, and the data has another."""
+    """Raise where the tokenizer `encoding` was `named`, but another one made the data."""
     if named is not None and encoding.id != dataset.tokenizer_id:
         raise ConfigError(f"{dataset.name} was prepared with {dataset.tokenizer_id}, not with {named!r}")
 

@@ -1,4 +1,4 @@
-"""What one update of a run takes: its micro-batches, its learning rate, its dropout; and the update itself."""
+"""This module makes the updates of a run, each with its micro-batches, learning rate and dropout."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class Updates:
         self.step = accumulated_step(backend, config, plan.adamw, accept)
 
     def run(self, state: Tree, update: int) -> tuple[Tree, dict[str, Any]]:
-        """The `update`-th update, from 1: the new state, and what is logged of it, losses still on the device."""
+        """Make update number `update`, counted from 1. Returns the new state and the metrics, still on the device."""
         lr = self.plan.schedule(update)
         scalars = update_scalars(self.plan.adamw, lr, update)
         on_device = {name: self.backend.put(np.float64(value)) for name, value in scalars.items()}
@@ -42,7 +42,7 @@ class Updates:
         return state, {"step": update, "lr": lr, **metrics}
 
     def micro_batches(self, update: int) -> list[MicroBatch]:
-        """This process's rows [B, T] of the batch, some at a time."""
+        """The micro-batches of this process's rows [B, T] of the batch."""
         tokens, targets = self.batches.at((update - 1) * self.plan.windows)
         found, start = [], 0
         for number, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
@@ -53,9 +53,9 @@ class Updates:
         return found
 
     def _dropout_key(self, update: int, number: int) -> Key | None:
-        """The source of dropout in a micro-batch of an update, or None for a model without.
+        """The key of dropout in a micro-batch of an update; None for a model without dropout.
 
-        No two micro-batches share numbers, in one process or in several.
+        No two micro-batches share random numbers, in one process or in different ones.
         """
         if self.config.dropout == 0.0 and self.config.attn_dropout == 0.0:
             return None

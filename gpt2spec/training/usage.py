@@ -1,4 +1,4 @@
-"""How much of the machine a run uses: memory, and the share of the device's arithmetic."""
+"""This module measures how much of the machine a run uses: memory, and the share of the device's arithmetic."""
 
 import sys
 from typing import Any
@@ -11,13 +11,13 @@ from gpt2spec.costs import training_flops_per_token
 def usage(
     backend: Backend, config: GPT2Config, context: int, tokens_per_second: float, device_flops: float | None
 ) -> dict[str, Any]:
-    """What is logged of the use of the machine; `mfu` only where `device_flops` is known.
+    """The logged figures of the use of the machine; `mfu` is one of them if `device_flops` is known.
 
     Args:
         backend: computes in as many processes as it says.
         config: the model's shape.
         context: tokens in a window.
-        tokens_per_second: of all processes together.
+        tokens_per_second: the speed of all processes.
         device_flops: the most floating-point operations a second that a device can do.
     """
     found: dict[str, Any] = {"peak_memory": peak_memory(backend)}
@@ -28,13 +28,13 @@ def usage(
 
 
 def peak_memory(backend: Backend) -> int | None:
-    """The most bytes in use at a time: of the device, or else of this process. None where no one counts."""
+    """The peak memory in bytes, of the device or else of this process; None where it is not measured."""
     counted = backend.peak_memory()
     return process_peak() if counted is None else counted
 
 
 def process_peak() -> int | None:
-    """The most bytes that this process had in memory at a time, where the system says."""
+    """The peak memory of this process in bytes; None where the system does not measure it."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -25,7 +25,7 @@ class Validation:
         self.loss: float | None = None
 
     def due(self, step: int) -> bool:
-        """Every so many steps, and after the last."""
+        """Validation is due every so many steps, and after the last step."""
         return step % self._every == 0 or step == self._run.settings.steps
 
     def run(self) -> None:
