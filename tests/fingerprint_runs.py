@@ -12,6 +12,8 @@ from typing import Any
 
 from task_samples import SAMPLES, write_sample
 
+import gpt2spec
+
 Entries = Iterator[tuple[str, Any]]
 
 TEXT = "".join(f"{n} squared is {n * n}; {n} times {n + 1} is {n * (n + 1)}.\n" for n in range(300))
@@ -32,13 +34,15 @@ NOISE = {
     r"gpt2spec-[0-9.]+[a-z0-9.+]*": "gpt2spec-VERSION",
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?Z?": "DATE",
     r"\d{8}-\d{6}": "DATE",
+    r"[0-9a-f]{64}  parts/": "HASH  parts/",  # PyTorch writes the tensors of a shard in the order in which they come
 }
-"""Times, rates and temporary paths in texts, and what stands for them."""
+"""Times, rates, temporary paths and the like in texts, and what stands for them."""
 
 
 def normalised(text: str, folder: Path) -> str:
     """A text without what differs from one time to the next."""
-    text = text.replace(str(folder.resolve()), "FOLDER").replace("\r", "\n")
+    package = str(Path(gpt2spec.__file__).parent)
+    text = text.replace(str(folder.resolve()), "FOLDER").replace(package, "PACKAGE").replace("\r", "\n")
     for pattern, word in NOISE.items():
         text = re.sub(pattern, word, text)
     return text
@@ -270,14 +274,19 @@ def jax_processes(folder: Path) -> Entries:
     yield "metrics.jsonl", records(folder / "run" / "metrics.jsonl")
 
 
-def tinygrad_run(folder: Path, *options: str) -> Entries:
+def tinygrad_run(*options: str) -> Callable[[Path], Entries]:
     """A run of tinygrad, of few windows: it compiles for long."""
-    write_text(folder)
-    line = [*TRAIN[:8], "--dropout", "0.1", "--backend", "tinygrad", "--device", "CPU", "--steps", "3", *options]
-    yield "printed", command(folder, *line, "--eval-every", "3", "--sample-tokens", "4", "--out", "run")
-    yield from files(folder / "run", folder)
+
+    def group(folder: Path) -> Entries:
+        write_text(folder)
+        line = [*TRAIN[:8], "--dropout", "0.1", "--backend", "tinygrad", "--device", "CPU", "--steps", "3"]
+        yield "printed", command(folder, *line, "--eval-every", "3", "--out", "run", *options)
+        yield from files(folder / "run", folder)
+
+    return group
 
 
+TWO_DEVICES = ["--parallel", "data", "--backend-option", "devices=2"]
 GROUPS: dict[str, Callable[[Path], Entries]] = {
     "numpy-run": numpy_run,
     "numpy-interrupted": interrupted_run,
@@ -293,6 +302,6 @@ GROUPS: dict[str, Callable[[Path], Entries]] = {
     "jax-devices-sharded": jax_devices("sharded"),
     "jax-devices-tensor": jax_devices("tensor"),
     "jax-processes": jax_processes,
-    "tinygrad-run": tinygrad_run,
-    "tinygrad-devices": lambda folder: tinygrad_run(folder, "--parallel", "data", "--backend-option", "devices=2"),
+    "tinygrad-run": tinygrad_run("--sample-tokens", "4"),
+    "tinygrad-devices": tinygrad_run("--sample-tokens", "0", *TWO_DEVICES),
 }
