@@ -59,7 +59,7 @@ class JaxBackend(Backend):
         return np.array(x, np.float32 if x.dtype == jnp.bfloat16 else x.dtype)
 
     def peak_memory(self) -> int | None:
-        """What XLA's allocator gave out at most; it does not count on a CPU."""
+        """The peak of XLA's allocator; it does not count on a CPU."""
         return (self.ops.device.memory_stats() or {}).get("peak_bytes_in_use")
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ from gpt2spec_jax.parallel import KINDS, ParallelJaxBackend
 
 
 class Options(NamedTuple):
-    """What the backend may be asked for beside its device and dtype.
+    """The options of the backend besides its device and dtype.
 
     Attributes:
         remat: compute a block's activations again in the backward pass, instead of keeping them.

@@ -64,7 +64,7 @@ class JaxOps(TensorOps):
     # ------------------------------------------------------------------ arithmetic
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        """In the full precision of the dtype: accelerators take float32 as TF32 or bfloat16 otherwise."""
+        """Multiply in the full precision of the dtype; accelerators would compute float32 in TF32 or bfloat16."""
         return jnp.matmul(a, b, precision="highest")
 
     def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:  # noqa: D102
@@ -172,7 +172,7 @@ class JaxOps(TensorOps):
     def scan_blocks(
         self, block: Callable[..., tuple[Any, ...]], x: Tensor, *stacked: Any, **shared: Any
     ) -> tuple[Any, ...]:
-        """By `lax.scan`: the block is compiled once for all layers. Lists of layers, as decoding has, are a loop."""
+        """Run `lax.scan`, which compiles the block once for all layers. Lists of layers, as in decoding, are a loop."""
         if isinstance(stacked[0], list):
             return super().scan_blocks(block, x, *stacked, **shared)
 

@@ -56,7 +56,7 @@ class ParallelJaxBackend(JaxBackend):
         self.ops = MeshOps(dtype, NamedSharding(self.mesh, P()), remat)
 
     def layout(self, path: tuple[str, ...], shape: Sequence[int]) -> NamedSharding:
-        """How the parameter of a name is laid out: blocks are stacked, so that their first axis is the layers'.
+        """The layout of a parameter by its name. Blocks are stacked, so that their first axis is that of layers.
 
         A layer alone, as it has names on the host (`h`, number, ...), is laid out like the others, without that axis.
         """
@@ -100,7 +100,7 @@ class ParallelJaxBackend(JaxBackend):
         return run
 
     def dropout_key(self, seed: int, step: int) -> Key:
-        """The same on every device: it is the rows' places that their numbers depend on."""
+        """The key on every device, which is the same: random numbers depend on the places of rows."""
         data = jax.random.key_data(super().dropout_key(seed, step))
         return jax.random.wrap_key_data(_laid_out(np.asarray(data), NamedSharding(self.mesh, P())), impl="threefry2x32")
 
@@ -115,7 +115,7 @@ class ParallelJaxBackend(JaxBackend):
         return super().to_numpy(x)
 
     def peak_memory(self) -> int | None:
-        """Of the first device of this process."""
+        """The peak memory of the first device of this process."""
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 

@@ -1,4 +1,4 @@
-"""How gpt2spec finds this backend: the entry point `jax` of group `gpt2spec` names this module."""
+"""gpt2spec finds this backend by the entry point `jax` of the group `gpt2spec`, which names this module."""
 
 from gpt2spec.backend import BackendInfo
 from gpt2spec.hookspecs import hookimpl

@@ -209,7 +209,7 @@ def _attention(saved: Saved, q: Array, k: Array, v: Array) -> Array:
 
 
 def _attention_backward(saved: Saved, g: Array, *_: Array) -> tuple[Array, ...]:
-    """With weights P and dP = g V^T: dV = P^T g, dS = P (dP - sum(g y)), dQ = dS K, dK = dS^T Q."""
+    """dV = P^T g, dS = P (dP - sum(g y)), dQ = dS K, dK = dS^T Q, with weights P and dP = g V^T."""
     q, k, v, y, log_sum = (saved[name] for name in ("q", "k", "v", "y", "log_sum"))
     shape, g = g.shape, _flat_heads(g)
     along = np.einsum("htd,htd->ht", g, y)[..., None]

@@ -88,7 +88,7 @@ class TinygradBackend(Backend):
 
 
 def _begun(events: list[Any]) -> list[Any]:
-    """What happened to buffers, without the end of those that were there before: the viewer fails over it."""
+    """The events of buffers, without the ends of older buffers, on which the viewer fails."""
     there: set[int] = set()
     kept = []
     for event in events:

@@ -145,7 +145,7 @@ class TinygradOps(TensorOps):
         decay: list[float],
         s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """In place where that is allowed: the definition would hold the whole new state beside the old one."""
+        """Update in place where that is allowed; the definition would hold the whole new state beside the old one."""
         if not self.in_place:
             return super().adamw_update(params, grads, m, v, decay, s)
         for p, g, mean, square, rate in zip(params, grads, m, v, decay, strict=True):

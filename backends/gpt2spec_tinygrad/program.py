@@ -60,7 +60,7 @@ class Program:
         leaves, self.result_frame = split(results)
 
         def settled(x: Tensor) -> Tensor:
-            """What is handed through is copied: the buffer is another one, or holds something else, next time."""
+            """Copy tensors that are passed through, because their buffers may be replaced or overwritten next time."""
             return x.clone() if buffer_of(x) in buffers else x.contiguous()
 
         outputs = [settled(x) for x in leaves]

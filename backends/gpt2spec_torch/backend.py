@@ -90,7 +90,7 @@ class TorchBackend(Backend):
         return run
 
     def jit_step(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """On CUDA, a step is recorded as one graph: see `decoding`."""
+        """Record a step as one graph on CUDA; see `decoding`."""
         update = self.jit_update(function)
         return RecordedStep(update, cuda_graph) if self.ops.device.type == "cuda" else update
 
@@ -114,7 +114,7 @@ class TorchBackend(Backend):
         return seeded(run)
 
     def decoding_params(self, params: Any) -> Any:
-        """On a CPU, below float64 and without `compile=step`, weights are laid out for few rows: see `decoding`."""
+        """Give weights a layout for few rows, on a CPU, below float64 and without `compile=step`; see `decoding`."""
         params = super().decoding_params(params)
         if self.device != "cpu" or self.dtype == "float64" or self.compile == "step":
             return params
@@ -142,7 +142,7 @@ class TorchBackend(Backend):
         return x.to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype, copy=True).numpy()
 
     def peak_memory(self) -> int | None:
-        """What PyTorch's allocator gave out at most on the accelerator."""
+        """The peak of PyTorch's allocator on the accelerator."""
         return torch.accelerator.max_memory_allocated(self.ops.device) if self.ops.device.type == "cuda" else None
 
     @contextlib.contextmanager

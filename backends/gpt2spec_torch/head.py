@@ -16,7 +16,7 @@ from gpt2spec_torch.compilation import compiled
 CHUNK = 256 * 2**20
 """Bytes of logits in memory at a time, in the compute dtype."""
 CUDA_ALIGNMENT = 64
-"""On CUDA the vocabulary is padded to a multiple of this: 50257 is odd, and tensor cores like it even."""
+"""The vocabulary is padded to a multiple of this on CUDA, because 50257 is odd, which is slow on tensor cores."""
 
 
 def head_cross_entropy(x: Tensor, wte: Tensor, targets: Tensor, reduce_dtype: torch.dtype, compile: bool) -> Tensor:

@@ -32,7 +32,7 @@ class ByLayout:
         return add
 
     def __call__(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the operation for `weights` returns."""
+        """The result of the operation for the layout of `weights`."""
         return self._others.get(type(weights), self._default)(weights, *args, **kwargs)
 
 

@@ -92,7 +92,7 @@ class TorchOps(TensorOps):
     # ------------------------------------------------------------------ along an axis
 
     def sum(self, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
-        """In the dtype of `x`: PyTorch's own default turns int32 into int64."""
+        """The running sum, in the dtype of `x`; PyTorch's default would turn int32 into int64."""
         return torch.sum(x, axis, keepdims, dtype=x.dtype)
 
     def max(self, x: Tensor, axis: int, keepdims: bool) -> Tensor:  # noqa: D102
@@ -117,7 +117,7 @@ class TorchOps(TensorOps):
         return key
 
     def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
-        """From the key's generator; inside the backend's transforms from the default one, which they seeded."""
+        """Draw from the key's generator; in the backend's transforms, from the default one, which they have seeded."""
         generator = key if isinstance(key, torch.Generator) else None
         return torch.rand(tuple(shape), generator=generator, device=self.device, dtype=torch.float32)
 
@@ -190,7 +190,7 @@ class TorchOps(TensorOps):
         return layouts.scan_blocks(blocks, self, block, x, *others, **shared)
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
-        """By indexing, and into the cache itself where its old content is not needed any more."""
+        """Write by indexing, and into the cache itself where its old content is not needed any more."""
         cache, T = cache if self.in_place else cache.clone(), new.shape[2]
         if start is None:
             cache[:, :, :T] = new
@@ -231,7 +231,7 @@ class TorchOps(TensorOps):
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def accumulate(self, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """In place where that is allowed, so that there is no third set of gradients."""
+        """Add in place where that is allowed, so that there is no third set of gradients."""
         if not self.in_place:
             return super().accumulate(totals, gradients)
         torch._foreach_add_(totals, gradients)
