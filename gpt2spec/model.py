@@ -10,6 +10,8 @@ Shapes: B rows, T positions, D = n_embd, H = n_head, d = D / H, L = n_layer, V =
 C = capacity of the cache. Weights are named and shaped as in `gpt2spec.parameters`.
 """
 
+from __future__ import annotations  # PyTorch's compiler cannot evaluate those of nested functions
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
