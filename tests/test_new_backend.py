@@ -26,6 +26,7 @@ FILES = {
     "pyproject.toml",
     "src/gpt2spec_acme_x2/__init__.py",
     "src/gpt2spec_acme_x2/backend.py",
+    "src/gpt2spec_acme_x2/create.py",
     "src/gpt2spec_acme_x2/ops.py",
     "src/gpt2spec_acme_x2/plugin.py",
     "tests/test_conformance.py",
