@@ -1,7 +1,7 @@
 """Runs of JAX in a process of its own, which may have several devices: `mesh_runs.py RUNS.json`.
 
-RUNS.json lists [folder, settings, resume]; printed is where each device had what of a weight, hashes of the last
-weights and moments where checkpoints are in parts, and what was refused.
+RUNS.json lists [folder, settings, resume]. The output says which part of a weight each device had, hashes of the last
+weights and moments if checkpoints are sharded, and what was refused.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from gpt2spec.training.settings import RunSettings
 
 
 def hash_of(params: HostParams) -> str:
-    """One hash of all, in their order."""
+    """A single hash of all values in their order."""
     return hashlib.sha256("".join(f"{name} {sha256_of_values(x)} " for name, x in params.items()).encode()).hexdigest()
 
 
 def main(path: Path) -> None:
-    """Do them in order."""
+    """Do the runs in order."""
     found: list[Any] = []
     go_on = loop.go_on
 

@@ -1,4 +1,4 @@
-"""An update whose batch is computed in parts is the update of the whole batch, however it is divided."""
+"""An update from micro-batches is that of the whole batch, however it is divided."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def losses(run: Path) -> np.ndarray:
 
 
 def updated(backend: Any, sizes: list[int], steps: int = 2) -> Any:
-    """Metrics and state after some steps on batches divided so."""
+    """The metrics and the state after some steps on batches that are divided so."""
     step = accumulated_step(backend, CONFIG, ADAMW)
     state = initial_state(backend.ops, backend.load_params(weight_set("probe", CONFIG)))
     history = []

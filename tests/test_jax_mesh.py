@@ -1,4 +1,4 @@
-"""One run on several JAX devices, and in several processes: the curve of one device, and each device's part."""
+"""A run on several JAX devices, or in several processes, has the curve of one device; each device has its shards."""
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ def losses(run: Path, steps: int = 30) -> np.ndarray:
 def start(
     folder: Path, runs: list[Any], devices: int, variables: dict[str, str] | None = None
 ) -> "subprocess.Popen[str]":
-    """A process with so many devices that does the runs."""
+    """Start a process with so many devices that does the runs."""
     path = folder / f"runs-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(runs))
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
@@ -92,7 +92,7 @@ def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 
 
 def test_devices_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_path: Path) -> None:
-    """Two and four devices, every layout, accumulation, and a checkpoint that another layout goes on from."""
+    """There are two and four devices, every layout, accumulation, and a checkpoint that another layout resumes from."""
     runs = {
         "data": {"parallel": "data", "backend_options": {"devices": 2}},
         "sharded": {"parallel": "sharded", "batch_size": 4, "accumulate": 2},
@@ -121,7 +121,7 @@ def free_port(first: int = 0, last: int = 0) -> int:
 
 
 def test_processes_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_path: Path) -> None:
-    """Two processes of two devices each, and weights that no process has all of: not in a checkpoint either.
+    """Two processes have two devices each, and no process ever has all weights, not even for a checkpoint.
 
     Tasks are scored on the way. Other devices go on from what they wrote: two of two processes, which find each other
     by the variables that `srun` sets, and a single one.
@@ -165,7 +165,7 @@ def test_processes_have_the_curve_of_one(corpus: Path, alone: np.ndarray, tmp_pa
 
 
 def test_a_damaged_part_and_a_missing_library_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a mesh of one device, which may write parts as well where that is asked for."""
+    """The mesh has one device, which writes shards if that is requested."""
     import jax
 
     pytest.importorskip("orbax.checkpoint")
@@ -191,7 +191,7 @@ def test_a_damaged_part_and_a_missing_library_are_told(tmp_path: Path, monkeypat
 
 
 def test_an_array_that_cannot_be_written_is_told_as_an_error_of_the_system(tmp_path: Path) -> None:
-    """Files may have 8 KiB here. What Orbax logs of it is left out."""
+    """Files are limited to 8 KiB. Orbax's log of it is left out."""
     pytest.importorskip("orbax.checkpoint")
     program = (
         "import jax, pathlib, sys\n"

@@ -1,4 +1,4 @@
-"""What a run of days needs: checkpoints that rotate, spikes that are noticed, an end when nothing improves."""
+"""Runs of days have checkpoints that rotate, notice spikes, and end when nothing improves."""
 
 import json
 import math
@@ -127,7 +127,7 @@ def test_a_value_far_above_the_last_ones_departs() -> None:
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, *updates: int) -> None:
-    """The gradient is a million times itself in some updates, by their order in this process."""
+    """Multiply the gradient by a million in some updates, numbered within this process."""
     count, value_and_grad = [0], NumpyBackend.value_and_grad
 
     def differentiate(self: Any, function: Any) -> Any:

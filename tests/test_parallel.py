@@ -1,4 +1,4 @@
-"""One run in several processes: the curve of one process, a failure that ends all, and a restart that goes on."""
+"""A run in several processes has the curve of one process, ends in all when one fails, and can be restarted."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_ranks_have_the_curve_of_one(
     kind: str, ranks: int, corpus: Path, alone: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    """With accumulation as well: each rank has its rows of each part of the batch."""
+    """It is the same with accumulation, in which each rank has its rows of each micro-batch."""
     run, (_, val_loss, sample) = alone
     divided = settings(corpus, parallel=kind, batch_size=8 if ranks == 2 else 4, tokens_per_step=8 * 16)
     found = run_ranks(ranks, in_process, divided, tmp_path / "run")
@@ -98,7 +98,7 @@ def backward_passes_that_send(settings: RunSettings, out: Path) -> list[bool]:
 
 
 def test_rows_of_the_ranks_are_disjoint_and_complete(corpus: Path, tmp_path: Path) -> None:
-    """What each process computes on, in parts of uneven sizes, is together what one process computes on."""
+    """The rows of all processes, in micro-batches of uneven sizes, are those of a single process."""
     from gpt2spec_numpy.create import create
 
     from gpt2spec.data.dataset import open_dataset
@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 
 
 def until_step_15(settings: RunSettings, out: Path) -> None:
-    """End as one that is interrupted after fifteen steps: in one of the processes, which the others then follow."""
+    """Interrupt the run after fifteen steps in one of the processes, so that all end."""
     run = Updates.run
 
     def stop(self: Updates, state: Any, update: int) -> Any:

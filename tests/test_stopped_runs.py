@@ -130,7 +130,7 @@ def test_a_run_that_is_killed_while_it_samples_has_every_sample(
 def test_a_new_run_that_was_killed_before_it_had_settings_begins_again_with_others(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its tokenizer is a part of it: written before the settings, without which there is no run, and replaced."""
+    """Its tokenizer is written before the settings, without which there is no run, and is replaced."""
     tokenizers = [train_tokenizer([TEXT[:size]], 270, progress=False) for size in (400, 4000)]
     for i, tokenizer in enumerate(tokenizers):
         (tmp_path / str(i)).mkdir()
@@ -202,7 +202,7 @@ def test_of_two_processes_that_begin_a_run_one_does(corpus: Path, tmp_path: Path
 def test_file_systems_without_locks_will_do(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Lustre may have none; NFS has none for folders. What is unfinished may be another process's there, and stays."""
+    """Lustre may have none, NFS has none for folders. Unfinished files stay, as another process may be writing them."""
 
     def refuse(*args: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -221,14 +221,14 @@ def test_file_systems_without_locks_will_do(
 
 @pytest.fixture(autouse=True)
 def hangup_heeded() -> Iterator[None]:
-    """Children inherit that SIGHUP is ignored, as it is where the tests were started by `nohup`."""
+    """Do not ignore SIGHUP, which children inherit where the tests were started by `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
 def started(corpus: Path, run: Path, *options: str, **process: Any) -> "subprocess.Popen[str]":
-    """A training without end, some steps of which are done."""
+    """An endless training run, some steps of which are done."""
     line = [sys.executable, "-m", "gpt2spec", "train", str(corpus), "--preset", "test", "--context", "16"]
     line += ["--batch-size", "2", "--steps", "100000", "--out", str(run), *options]
     job = subprocess.Popen(line, text=True, **({"stderr": subprocess.PIPE} | process))
@@ -269,7 +269,7 @@ def test_nohup_means_that_a_run_outlives_its_terminal(corpus: Path, tmp_path: Pa
 
 
 def test_a_closed_terminal_saves(corpus: Path, tmp_path: Path) -> None:
-    """With the terminal goes what the progress bar is written to."""
+    """The progress bar then has nothing to write to."""
     run = tmp_path / "run"
     ours, theirs = os.openpty()
     with started(corpus, run, stderr=theirs, stdout=theirs) as job:

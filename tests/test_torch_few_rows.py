@@ -46,7 +46,7 @@ SHAPES = {"one row": (1, 1), "a few rows": (4, 1), "many positions": (1, 64)}
 
 
 def int8_weight(generator) -> Any:
-    """Outputs of very different size, no weight within a fiftieth of a step of where rounding turns: [64, 32]."""
+    """A weight [64, 32] with outputs of very different sizes; no value is within a fiftieth of a step of a tie."""
     weight = torch.randn(64, 32, generator=generator, dtype=torch.float64) * torch.logspace(-3, 3, 32)
     step = weight.abs().amax(0) / 127
     near = ((weight / step) % 1 - 0.5).abs() < 0.02
@@ -54,7 +54,7 @@ def int8_weight(generator) -> Any:
 
 
 def products(laid_out: FewRowsWeight, x: Any, shape: tuple[int, int], bias: Any) -> Any:
-    """Of the rows of x, [B, T] at a time."""
+    """The products of the rows of x, [B, T] at a time."""
     pieces = x.reshape(-1, *shape, x.shape[-1])
     return torch.cat([laid_out.product(piece, bias).reshape(-1, laid_out.shape[1]) for piece in pieces])
 
@@ -74,7 +74,7 @@ def test_int8_weights_are_whole_steps_a_127th_of_the_largest_of_their_output(gen
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", EXACT)
 def test_int8_products_have_a_bias_and_rounding_of_activations_only(generator, dtype, shape) -> None:
-    """Beside the rounded weights: one row and many positions are as exact as the dtype, a few rows as bfloat16."""
+    """Apart from the weights, one row and many positions are as exact as the dtype, and a few rows as bfloat16."""
     weight = int8_weight(generator).to(dtype)
     scale = weight.double().abs().amax(0)
     bias = (scale * torch.randn(32, generator=generator)).to(dtype)
@@ -102,7 +102,7 @@ def few_rows_backend(dtype: str = "float32") -> Any:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("start", [[0], [6], [9, 9, 9], [0, 9, 4]], ids=str)
 def test_a_query_of_each_row_sees_what_was_read_of_its_own(generator, dtype: str, start: list[int]) -> None:
-    """Rows that have come equally far and rows that have not; what stands later in the cache is anything."""
+    """Rows are at equal or at different positions, and later slots of the cache may hold anything."""
     ops, at = few_rows_backend(dtype).ops, torch.tensor(start, dtype=torch.int32)
     q, k, v = (
         torch.randn(len(start), 2, n, 8, generator=generator).to(ops.astype(at, dtype).dtype) for n in (1, 10, 10)
@@ -140,7 +140,7 @@ def test_what_an_embedding_is_read_from_is_not_rounded(generator) -> None:
 
 
 def test_int8_that_could_not_be_had_is_refused() -> None:
-    """Where weights stay tensors, nothing would be rounded, and nobody would know."""
+    """Where weights stay tensors, nothing would be rounded, without any sign of it."""
     for options in ({"dtype": "float64"}, {"compile": "step"}):
         with pytest.raises(BackendError, match="option 'int8' of backend 'torch' is for CPUs"):
             create(device="cpu", int8=True, **options)
@@ -154,20 +154,20 @@ def test_an_output_that_is_all_zero_stays_so() -> None:
 
 
 def recipe() -> Any:
-    """What a program is made of; here nobody does."""
+    """A recipe for a program, which nobody compiles here."""
     raise AssertionError
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where programs are kept, by a process that has not loaded any."""
+    """The folder of programs, for a process that has not loaded any."""
     monkeypatch.setattr(module, "_folder", lambda: tmp_path)
     monkeypatch.setattr(module, "_programs", {})
     return tmp_path
 
 
 def test_a_program_is_compiled_once_and_kept(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """Compiled for nobody: from then on it comes from the folder, also in another process."""
+    """After it is compiled, it is loaded from the folder, also in another process."""
     made = []
 
     def compile(path: Path, recipe) -> None:

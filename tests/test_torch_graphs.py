@@ -1,4 +1,4 @@
-"""Steps of decoding recorded as graphs, with a stand-in for CUDA: it keeps memory as a graph does, and runs Python."""
+"""A stand-in for CUDA, which keeps memory as a graph does and runs Python, records steps of decoding as graphs."""
 
 import gc
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from gpt2spec.tree import tree_leaves, tree_map  # noqa: E402
 
 
 class StandIn:
-    """Records as CUDA does: the function's results have one memory, which every replay writes anew.
+    """Records as CUDA does: the function's results keep their memory, which every replay overwrites.
 
     Attributes:
-        records, replays: how often.
+        records, replays: the numbers of recordings and replays.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class StandIn:
 
 
 class Recorded(RecordedStep):
-    """Takes back what recording did to the state: CUDA does not run what it records."""
+    """Undoes what recording did to the state, because CUDA does not run what it records."""
 
     def _begin(self, state: Any, args: Any, given: Any) -> None:
         before = tree_map(torch.clone, state)
@@ -52,7 +52,7 @@ class Recorded(RecordedStep):
 
 
 def appending(state: dict[str, Any], weights: list[Any], at: Any, value: Any) -> tuple[Any, list[Any]]:
-    """Writes a value, and returns all that was written, times a weight."""
+    """A step that writes a value and returns all values written, times a weight."""
     state["x"][at] = value
     return state, [state["x"] * weights[0]]
 
@@ -80,7 +80,7 @@ def test_a_step_is_run_then_recorded_then_replayed(record: StandIn) -> None:
 
 
 def test_arguments_may_be_changed_or_dropped_after_the_call(record: StandIn) -> None:
-    """What is recorded are copies; a caller's tensor is neither read later nor written to."""
+    """The recording uses copies, so a caller's tensor is neither read later nor written to."""
     step, state, weights = Recorded(appending, record), {"x": torch.zeros(4)}, [number(10.0)]
     value = number(5.0)
     for i in range(3):
@@ -114,7 +114,7 @@ def test_other_memory_or_shapes_are_recorded_anew(what: str, record: StandIn) ->
 
 
 def test_a_recording_does_not_keep_the_state_alive(record: StandIn) -> None:
-    """Of every bucket of the cache there is a program, which outlives the text it was made for."""
+    """Every bucket of the cache has a program, which outlives the text it was made for."""
     step, state = Recorded(appending, record), {"x": torch.zeros(4)}
     step(state, [number(1.0)], torch.tensor([0]), number(1.0))
     (ref,) = [ref for ref in step._trees if ref() is state["x"]]
@@ -129,7 +129,7 @@ def generator() -> Generator:
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_texts_by_recorded_steps_are_the_same(options: str, record: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedy, drawn, penalised; over the borders of buckets, and with rows that end before others."""
+    """Texts are greedy, drawn or penalised, cross the borders of buckets, and have rows that end before others."""
     wanted = {**OPTIONS[options], "max_new_tokens": 75, "stop_tokens": [7]}
     monkeypatch.setattr(TorchBackend, "decoding_params", Backend.decoding_params)  # as on CUDA
     expected = generator().generate(PROMPTS, **wanted)

@@ -22,7 +22,7 @@ EXACT = {"float32": 3e-5, "bfloat16": 0.1}
 
 
 def weights() -> dict[str, np.ndarray]:
-    """Of which all count, also biases and the norms' weights."""
+    """Weights that all affect the result, including biases and the norms' weights."""
     random = np.random.default_rng(1)
     params = initial_parameters(CONFIG, seed=0)
     return {name: (x + 0.2 * random.standard_normal(x.shape)).astype(np.float32) for name, x in params.items()}
@@ -30,7 +30,7 @@ def weights() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program is worth it for the smallest blocks."""
+    """Use programs even for the smallest blocks."""
     monkeypatch.setattr(row_block, "LARGE", 1)
 
 
@@ -41,7 +41,7 @@ def rows(capacity: int, prompts: list[list[int]], **options: Any) -> Rows:
 
 
 def logits_after_each(read: Rows, tokens: list[int]) -> np.ndarray:
-    """[len(tokens), V]"""
+    """The logits after each token: [len(tokens), V]."""
     found = []
     for token in tokens:
         read.append(read.backend.put(np.array([token], np.int32)))
@@ -54,7 +54,7 @@ def logits_after_each(read: Rows, tokens: list[int]) -> np.ndarray:
 def test_a_row_has_the_logits_and_the_cache_that_it_has_without(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With caches of two capacities, of which the program saw neither or one while it was made."""
+    """There are caches of two capacities, of which the program saw one or none while it was compiled."""
     calls = []
     real = ahead_of_time.program
 

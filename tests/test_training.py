@@ -1,4 +1,4 @@
-"""`gpt2spec train` as a user runs it: in a process of its own, on real text, and badly treated."""
+"""`gpt2spec train` as a user runs it, in a process, on real text, and with mistakes."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def assert_refused(process: Any, *words: str) -> None:
-    """One clear line and exit code 2."""
+    """Assert that there is one clear line and exit code 2."""
     assert process.returncode == 2, process.stderr
     lines = [line for line in process.stderr.splitlines() if line.startswith("gpt2spec: error: ")]
     assert len(lines) == 1 and "Traceback" not in process.stderr, process.stderr

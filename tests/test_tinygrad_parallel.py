@@ -1,4 +1,4 @@
-"""One run of tinygrad on two devices: the curve of one, and the same bits when it is resumed."""
+"""A run of tinygrad on two devices has the curve of one device, and the same bits when it is resumed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Checkpoints in parts: written by processes none of which has the whole, read by any number of them."""
+"""Sharded checkpoints are written by processes none of which has all weights, and read by any number of processes."""
 
 import ctypes
 import json
@@ -82,7 +82,7 @@ def whole_state(settings: Any, out: Path) -> list[HostParams]:
 
 
 def test_they_hold_what_would_be_gathered(corpus: Path, tmp_path: Path) -> None:
-    """To the bit, from three processes, among which rows of 32 do not divide; they rotate, and they convert."""
+    """They hold it to the bit, from three processes that do not divide rows of 32; they rotate and convert."""
     run = tmp_path / "run"
     chosen = settings(corpus, parallel="sharded", batch_size=6, steps=5, checkpoint_every=1, keep=2, keep_every=2)
     chosen = replace(chosen, eval_windows=6)
@@ -152,7 +152,7 @@ def test_a_run_goes_on_with_other_ranks(
 def test_a_run_goes_on_in_one_process(
     options: list[str], rtol: float, stopped: Path, alone: np.ndarray, tmp_path: Path
 ) -> None:
-    """Without `torchrun`, and with a backend that has none of the options that the run began with."""
+    """It resumes without `torchrun`, with a backend that has none of the options that the run began with."""
     run = copy_of(stopped, tmp_path)
     assert main(["train", "--out", str(run), "--resume", "--quiet", *options]) == 0
     np.testing.assert_allclose(losses(run), alone, rtol=rtol)
@@ -163,7 +163,7 @@ def test_a_run_goes_on_in_one_process(
 
 
 def test_damage_is_refused_by_every_process(corpus: Path, stopped: Path, tmp_path: Path) -> None:
-    """A flipped bit, which only the process notices that verifies the file; a missing file, and one too many."""
+    """The damage is a flipped bit, which only one process notices; a missing file; or an extra file."""
     run = copy_of(stopped, tmp_path)
     folder = checkpoint_folder(run, 15)
     *_, last = sorted((folder / "parts" / "v").iterdir())
@@ -246,7 +246,7 @@ def test_steps_go_on_while_parts_are_written_as_they_were(corpus: Path, tmp_path
 
 
 def full_disk_of_rank_1(settings: Any, out: Path) -> None:
-    """In its second checkpoint, rank 1 may write no files of more than a few bytes; until the third begins."""
+    """Limit the files of rank 1 to a few bytes from its second checkpoint until the third begins."""
     save, before = Checkpoints.run, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(self: Checkpoints) -> None:
@@ -275,7 +275,7 @@ def test_a_write_that_fails_in_one_rank_ends_all_with_its_message(corpus: Path, 
 def test_a_file_that_is_shown_late_is_hashed_all_the_same(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a network's file system, where a process may not see at once what others have written."""
+    """On a network's file system, a process may not see at once what others have written."""
     run = tmp_path / "run"
     run_ranks(2, seeing_little, settings(corpus, parallel="sharded", steps=1), run)
     open_native(checkpoint_folder(run, 1)).training()
@@ -297,7 +297,7 @@ def seeing_little(settings: Any, out: Path) -> None:
 
 
 def growth_while_saving(settings: Any, out: Path) -> int:
-    """By how many bytes the memory of this process grows at most during its first save."""
+    """The most bytes by which the memory of this process grows during its first save."""
     found: list[int] = []
     save = Checkpoints.run
 
@@ -321,7 +321,7 @@ def memory(name: str) -> int:
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory cannot be reset")
 def test_no_process_has_the_whole_in_memory(corpus: Path, tmp_path: Path) -> None:
-    """Of a process's own: a copy of weights and moments, and again some of the weights; gathered, all of everything."""
+    """Each needs a copy of its weights and moments, and some weights again; gathering needs all of everything."""
     model = {"n_layer": 3, "n_embd": 512, "n_head": 8}
     chosen = settings(corpus, parallel="sharded", steps=1, context=8, batch_size=6, model=model, eval_windows=6)
     weights = 3 * 12 * 512**2 * 4
