@@ -34,7 +34,7 @@ def test_two_processes_record_the_same(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_gelu_of_another_kind_changes_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one bit in a few places, but the schedule and the embedding's place in the table stay."""
+    """It changes a bit in a few places, but not the schedule or the place of the embedding in the table."""
     before = fingerprints.entries(GROUP, tmp_path)
     right = TensorOps.gelu_tanh
 
