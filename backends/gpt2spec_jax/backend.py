@@ -1,4 +1,4 @@
-"""The JAX backend: functions compiled by XLA, with the state's memory donated."""
+"""The JAX backend compiles functions by XLA, and donates the state's memory."""
 
 import contextlib
 import functools
@@ -37,25 +37,25 @@ class JaxBackend(Backend):
         self.ops: JaxOps = (Float64JaxOps if dtype == "float64" else JaxOps)(dtype, device, remat)
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Reverse mode by JAX."""
+        """Differentiate in reverse mode by JAX."""
         return self._in_precision(jax.value_and_grad(function))
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """One XLA program per shape, unless `compile` is off."""
+        """Make one XLA program per shape, unless `compile` is off."""
         return self._in_precision(jax.jit(function) if self.compile else function)
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """One XLA program per shape; the new state takes the memory of the old one."""
+        """Make one XLA program per shape; the new state takes the memory of the old one."""
         return self._in_precision(jax.jit(function, donate_argnums=0) if self.compile else function)
 
     def dropout_key(self, seed: int, step: int) -> Key:
-        """A JAX key whose bits are a hash of both numbers."""
+        """Make a JAX key whose bits are a hash of both numbers."""
         digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
         data = jax.device_put(np.frombuffer(digest, np.uint32), self.ops.device)
         return jax.random.wrap_key_data(data, impl="threefry2x32")
 
     def to_numpy(self, x: Tensor) -> np.ndarray:
-        """A copy on the host."""
+        """Copy the tensor to the host."""
         return np.array(x, np.float32 if x.dtype == jnp.bfloat16 else x.dtype)
 
     def peak_memory(self) -> int | None:
@@ -64,7 +64,7 @@ class JaxBackend(Backend):
 
     @contextlib.contextmanager
     def profile(self, folder: Path) -> Iterator[None]:
-        """JAX's profiler: for TensorBoard and XProf, and a trace.json.gz for Perfetto."""
+        """Run JAX's profiler, which writes for TensorBoard and XProf, and a trace.json.gz for Perfetto."""
         jax.profiler.start_trace(str(folder))
         try:
             yield
@@ -84,7 +84,7 @@ class JaxBackend(Backend):
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, run while JAX allows 64-bit numbers; elsewhere in the process they stay off."""
+    """Run the function while JAX allows 64-bit numbers, which stay off elsewhere in the process."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Float64JaxOps(JaxOps):
-    """Every operation in 64-bit mode. Operators on tensors outside `jit` are JAX's own: it warns of those."""
+    """Operations that run in 64-bit mode. JAX warns of operators on tensors outside `jit`, which do not."""
 
 
 for _name in dir(TensorOps):

@@ -53,7 +53,7 @@ NUMBERS = ("devices", "model_devices", "processes", "process")
 
 
 def create(device: str | None = None, dtype: str = "float32", **options: Any) -> JaxBackend:
-    """Makes the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own.
+    """Make the backend on a device such as "cpu", "gpu", "tpu" or "cuda:1"; the default is JAX's own.
 
     It takes the options of `Options`.
     """
@@ -87,7 +87,7 @@ def _parallel(device: str | None, dtype: str, asked: Options, joins: bool) -> Ja
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Meets the job's other processes, which JAX finds by itself under SLURM, Open MPI and on cloud TPUs."""
+    """Meet the job's other processes, which JAX finds by itself under SLURM, Open MPI and on cloud TPUs."""
     if jax.distributed.is_initialized():
         return
     try:
@@ -106,7 +106,7 @@ def _whole_number(name: str, value: int | str | None) -> int | None:
 
 
 def _keep_compiled_programs() -> None:
-    """Keeps programs in the user's cache folder, unless JAX was given another."""
+    """Keep programs in the user's cache folder, unless JAX was given another."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(platformdirs.user_cache_dir("gpt2spec")) / "jax"
         jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]

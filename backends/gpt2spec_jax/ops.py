@@ -1,4 +1,4 @@
-"""The operations in jax.numpy. Layers are stacked on a leading axis, so that a program has the size of one block."""
+"""Tensor operations in jax.numpy. Layers are stacked on a leading axis, so that a program has the size of one block."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from gpt2spec.ops import TensorOps
 from gpt2spec_jax.head import head_cross_entropy
 
 QUERIES = 128
-"""Longer sequences attend by so many queries at a time."""
+"""The number of queries that attend at a time in longer sequences."""
 
 
 class JaxOps(TensorOps):
@@ -156,13 +156,13 @@ class JaxOps(TensorOps):
         return jax.nn.logsumexp(x, -1, keepdims=True)
 
     def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
-        """Some rows at a time: see `head`."""
+        """Compute some rows at a time; see `head`."""
         return head_cross_entropy(self.reshape(x, (-1, x.shape[-1])), wte, self.reshape(targets, (-1,)))
 
     # ------------------------------------------------------------------ layers and cache
 
     def stack_layers(self, layers: list[Any]) -> Any:
-        """Every tensor with a leading layer axis."""
+        """Stack the layers' tensors along a leading axis."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
     def unstack_layers(self, stacked: Any) -> list[Any]:  # noqa: D102
@@ -187,7 +187,7 @@ class JaxOps(TensorOps):
         return x, *outs
 
     def cache_write(self, cache: Tensor, new: Tensor, start: Tensor | None) -> Tensor:
-        """A block copied into each row, in place where the old cache was donated."""
+        """Copy a block into each row, in place where the old cache was donated."""
         if start is None:
             return jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, 0))
         zero = jnp.zeros((), start.dtype)

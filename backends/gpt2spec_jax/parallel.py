@@ -1,7 +1,7 @@
 """Several devices, of one process or of many, as a mesh on which arrays are laid out; XLA moves them.
 
-The mesh has two axes. Along `data`, devices have rows of a batch; along `model`, parts of each product. Nothing in the
-model changes: programs are compiled for arrays that say how they are laid out (`NamedSharding`), and XLA puts the
+The mesh has two axes. Along `data`, devices have rows of a batch; along `model`, they split each product. Nothing in
+the model changes: programs are compiled for arrays that say how they are laid out (`NamedSharding`), and XLA puts the
 communication in (Xu et al. 2021, GSPMD).
 """
 
@@ -75,19 +75,19 @@ class ParallelJaxBackend(JaxBackend):
         return self.mesh.shape[axis] > 1 and extent % self.mesh.shape[axis] == 0
 
     def load_params(self, host: dict[str, np.ndarray]) -> Any:
-        """Each device is given its parts, from arrays that are stacked on the host."""
+        """Give each device its shards of arrays that are stacked on the host."""
         tree = params_tree({name: np.asarray(x, self.param_dtype) for name, x in host.items()})
         tree["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *tree["blocks"])
         leaves = [_laid_out(x, self.layout(path, x.shape)) for path, x in named_leaves(tree)]
         return tree_unflatten(tree, leaves)
 
     def put_rows(self, array: np.ndarray) -> Tensor:
-        """Rows are divided among the devices along `data`, those of several processes together one array."""
+        """Divide rows among the devices along `data`; the rows of several processes become one array."""
         sharding = NamedSharding(self.mesh, P("data"))
         return jax.make_array_from_process_local_data(sharding, np.asarray(array, np.int32))
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """The new state is laid out as the old one."""
+        """Lay out the new state as the old one."""
         programs: dict[Any, Any] = {}
 
         def run(state: Any, *args: Any) -> Any:
@@ -105,11 +105,11 @@ class ParallelJaxBackend(JaxBackend):
         return jax.random.wrap_key_data(_laid_out(np.asarray(data), NamedSharding(self.mesh, P())), impl="threefry2x32")
 
     def decoding_params(self, params: Any) -> Any:
-        """Whole on every device."""
+        """Put the whole weights on every device."""
         return super().decoding_params(jax.device_put(params, NamedSharding(self.mesh, P())))
 
     def to_numpy(self, x: Tensor) -> np.ndarray:
-        """The whole array; of one in parts on several processes, all must ask for it."""
+        """Copy the whole array to the host; where processes have shards of it, all of them must ask."""
         if not x.is_fully_addressable:
             x = x.addressable_data(0) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
         return super().to_numpy(x)
@@ -126,7 +126,7 @@ class JaxProcesses(Processes):
         super().__init__(jax.process_index(), jax.process_count())
 
     def any(self, flag: bool) -> bool:
-        """A gathering of the flags over all processes."""
+        """Gather the flags of all processes."""
         return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
     def leave(self) -> None:
@@ -174,7 +174,7 @@ class MeshSharding(Sharding):
 
 
 class MeshOps(JaxOps):
-    """Operations whose new arrays are on every device of the mesh; those like parameters are laid out as they are."""
+    """Operations whose new arrays are on every device of the mesh; moments are laid out like their parameters."""
 
     device: Any
 
@@ -186,5 +186,5 @@ class MeshOps(JaxOps):
 
 
 def _laid_out(x: np.ndarray, sharding: NamedSharding) -> Tensor:
-    """An array of which every process has all on its host."""
+    """Lay out an array that every process has whole on its host."""
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

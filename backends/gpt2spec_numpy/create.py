@@ -10,7 +10,7 @@ MODES = ("fast", "reference")
 def create(
     device: str | None = None, dtype: str = "float32", mode: str | None = None, compile: bool | str = False
 ) -> NumpyBackend:
-    """Makes the backend; `mode` is "fast" (default for float32) or "reference" (default for float64).
+    """Make the backend; `mode` is "fast" (default for float32) or "reference" (default for float64).
 
     The option `compile` may only be false. It exists so that every backend can be asked not to compile.
     """

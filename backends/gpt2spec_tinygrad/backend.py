@@ -1,4 +1,4 @@
-"""The tinygrad backend: each step is captured once as a list of kernels, and replayed."""
+"""The tinygrad backend captures each step once as a list of kernels, and replays it."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ class TinygradBackend(Backend):
         self.ops: TinygradOps = TinygradOps(dtype, device)
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Reverse mode by tinygrad, lazy like everything in it."""
+        """Differentiate in reverse mode by tinygrad, which is lazy like everything in it."""
 
         def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
             value = function(tree, *args)
@@ -47,11 +47,11 @@ class TinygradBackend(Backend):
         return evaluate
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """One TinyJit per shape, unless `compile` is off."""
+        """Make one TinyJit per shape, unless `compile` is off."""
         return compiled(function, updates=False) if self.compile else function
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """One TinyJit per shape, which assigns the new state to the buffers of the old one."""
+        """Make one TinyJit per shape, which assigns the new state to the buffers of the old one."""
 
         def update(*args: Any) -> tuple[Any, Any]:
             self.ops.in_place = True
@@ -63,17 +63,17 @@ class TinygradBackend(Backend):
         return compiled(update, updates=True) if self.compile else function
 
     def dropout_key(self, seed: int, step: int) -> Key:
-        """Two words for Threefry: a hash of both numbers."""
+        """Make two words for Threefry, which are a hash of both numbers."""
         digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
         return self.ops.asarray(np.frombuffer(digest, np.uint32), "uint32")
 
     def to_numpy(self, x: Tensor) -> np.ndarray:
-        """A copy on the host."""
+        """Copy the tensor to the host."""
         return np.array((x.cast(dtypes.float32) if x.dtype == dtypes.bfloat16 else x).numpy())
 
     @contextlib.contextmanager
     def profile(self, folder: Path) -> Iterator[None]:
-        """tinygrad's events, pickled as it does; `python -m tinygrad.viz.serve --profile-path FILE` shows them."""
+        """Pickle tinygrad's events as it does; `python -m tinygrad.viz.serve --profile-path FILE` shows them."""
         with Context(PROFILE=1):  # type: ignore[no-untyped-call]
             yield
             self.synchronize()

@@ -20,7 +20,7 @@ def create(
     parallel: str | None = None,
     devices: int | str | None = None,
 ) -> TinygradBackend:
-    """Makes the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own.
+    """Make the backend on a device in tinygrad's words ("CPU", "CUDA", "METAL:1"); the default is its own.
 
     With `parallel` "data", the rows of a batch are divided among the first `devices` devices of its kind.
     """

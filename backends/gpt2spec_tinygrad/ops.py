@@ -32,7 +32,7 @@ class TinygradOps(TensorOps):
         self.in_place = False
 
     def asarray(self, values: Any, dtype: str) -> Tensor:
-        """A buffer of its own: tinygrad would take a single number for a constant of the program."""
+        """Make a buffer of its own, because tinygrad would take a single number for a constant of the program."""
         x = TinyTensor(np.array(values), device=self.device).cast(getattr(dtypes, dtype))
         return x.clone(self.device).realize()
 
@@ -108,11 +108,11 @@ class TinygradOps(TensorOps):
     # ------------------------------------------------------------------ randomness
 
     def fold_in(self, key: Key, index: int | Tensor) -> Key:
-        """Two words of tinygrad's Threefry generator, counting from the index."""
+        """Draw two words from tinygrad's Threefry generator, counting from the index."""
         return self._random_bits(key, index, 2).contiguous()
 
     def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
-        """The upper 24 bits of each word, as a fraction."""
+        """Take the upper 24 bits of each word as a fraction."""
         bits = self._random_bits(key, 0, int(np.prod(shape)))
         return ((bits >> 8).cast(dtypes.float32) * 2.0**-24).reshape(tuple(shape)).contiguous()
 
@@ -154,7 +154,7 @@ class TinygradOps(TensorOps):
 
 
 def _assign_update(p: Tensor, g: Tensor, m: Tensor, v: Tensor, decay: float, s: AdamWScalars) -> None:
-    """The formula of `TensorOps.adamw_update`. The moments come first, so that the gradient's memory is free again."""
+    """Assign by the formula of `TensorOps.adamw_update`; moments come first, so that the gradient's memory is freed."""
     g = s.scale * g
     m.assign(s.beta1 * m + (1.0 - s.beta1) * g)
     v.assign(s.beta2 * v + (1.0 - s.beta2) * (g * g))

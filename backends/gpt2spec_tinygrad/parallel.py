@@ -26,7 +26,7 @@ class ParallelTinygradBackend(TinygradBackend):
         self.ops = ParallelTinygradOps(self.first, self.devices)
 
     def put_rows(self, array: np.ndarray) -> Tensor:
-        """Rows are divided among the devices."""
+        """Divide rows among the devices."""
         return self.first.asarray(array, "int32").shard(self.devices, axis=0).realize()
 
     def synchronize(self) -> None:

@@ -1,4 +1,4 @@
-"""The PyTorch backend: eager, or compiled by blocks, or as one graph a step."""
+"""The PyTorch backend computes eagerly, or compiles its blocks, or a whole step as one graph."""
 
 import contextlib
 import functools
@@ -58,7 +58,7 @@ class TorchBackend(Backend):
         self.ops: TorchOps = TorchOps(dtype, device)
 
     def value_and_grad(self, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Any]]:
-        """Reverse mode by autograd."""
+        """Differentiate in reverse mode by autograd."""
 
         def evaluate(tree: Any, *args: Any) -> tuple[Tensor, Any]:
             with torch.enable_grad():
@@ -70,11 +70,11 @@ class TorchBackend(Backend):
         return seeded(evaluate)
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, compiled per shape unless `compile` is off."""
+        """Compile the function per shape, unless `compile` is off."""
         return self._compile(function, in_place=False)
 
     def jit_update(self, function: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-        """The new state is written into the tensors of the old one, which are returned."""
+        """Write the new state into the tensors of the old one, and return those."""
 
         def update(state: Any, *args: Any) -> Any:
             new, aux = function(state, *args)
@@ -132,12 +132,12 @@ class TorchBackend(Backend):
         return params
 
     def dropout_key(self, seed: int, step: int) -> Key:
-        """A generator seeded from both numbers. It advances: a key serves one step."""
+        """Seed a generator from both numbers. It advances, so that a key serves one step."""
         digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
         return torch.Generator(self.ops.device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
     def to_numpy(self, x: Tensor) -> np.ndarray:
-        """A copy on the host."""
+        """Copy the tensor to the host."""
         x = x.detach()
         return x.to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype, copy=True).numpy()
 
@@ -147,7 +147,7 @@ class TorchBackend(Backend):
 
     @contextlib.contextmanager
     def profile(self, folder: Path) -> Iterator[None]:
-        """PyTorch's profiler; its trace.json opens in Perfetto and chrome://tracing."""
+        """Run PyTorch's profiler, whose trace.json opens in Perfetto and chrome://tracing."""
         with torch.profiler.profile() as profiler:
             yield
             self.synchronize()

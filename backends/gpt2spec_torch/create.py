@@ -15,7 +15,7 @@ def create(
     int8: bool | str = False,
     parallel: str | None = None,
 ) -> TorchBackend:
-    """Makes the backend on a device in PyTorch's words; the default is its accelerator, or else the CPU.
+    """Make the backend on a device in PyTorch's words; the default is its accelerator, or else the CPU.
 
     `compile` is "blocks" (one program for all layers, the rest eager: on a CPU as fast as one graph, and ready in a
     third of the time), "step" (the whole function is one graph) or false. True is "blocks" on a CPU, else "step".

@@ -1,4 +1,4 @@
-"""The operations in PyTorch, with its fused kernels for attention, norms, losses and the optimizer."""
+"""Tensor operations in PyTorch, with its fused kernels for attention, norms, losses and the optimizer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ class TorchOps(TensorOps):
         self.compile_blocks = False
 
     def asarray(self, values: Any, dtype: str) -> Tensor:
-        """A copy; to CUDA it goes through pinned memory, so that the host need not wait."""
+        """Copy the values; to CUDA they go through pinned memory, so that the host need not wait."""
         host = torch.tensor(np.ascontiguousarray(values).reshape(np.shape(values))).to(getattr(torch, dtype))
         if self.device.type == "cuda":
             return host.pin_memory().to(self.device, non_blocking=True)
@@ -113,7 +113,7 @@ class TorchOps(TensorOps):
     # ------------------------------------------------------------------ randomness
 
     def fold_in(self, key: Key, index: int | Tensor) -> Key:
-        """The key itself: a generator gives other numbers each time."""
+        """Return the key itself, since a generator gives other numbers each time."""
         return key
 
     def random_uniform(self, key: Key, shape: Sequence[int]) -> Tensor:
@@ -122,7 +122,7 @@ class TorchOps(TensorOps):
         return torch.rand(tuple(shape), generator=generator, device=self.device, dtype=torch.float32)
 
     def dropout(self, x: Tensor, rate: float, key: Key | None) -> Tensor:
-        """PyTorch's kernel draws from the default generator, so it serves inside the transforms only."""
+        """Use PyTorch's kernel inside the transforms only, because it draws from the default generator."""
         if key is None or rate == 0.0 or isinstance(key, torch.Generator):
             return super().dropout(x, rate, key)
         return F.dropout(x, rate, training=True)
@@ -152,7 +152,7 @@ class TorchOps(TensorOps):
         dropout: float = 0.0,
         key: Key | None = None,
     ) -> Tensor:
-        """PyTorch's fused attention, which never holds all scores, unless they are dropped out."""
+        """Use PyTorch's fused attention, which never holds all scores, unless scores are dropped out."""
         if dropout > 0.0 and key is not None:
             return super().causal_attention(q, k, v, start=start, dropout=dropout, key=key)
         if start is None:
@@ -165,7 +165,7 @@ class TorchOps(TensorOps):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.arange(k.shape[2]) <= position)
 
     def _one_query(self, q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> Tensor:
-        """Attention of one query a row, on a CPU. Rows that have come equally far need no mask.
+        """Attend from one query of each row, on a CPU. Rows that have come equally far need no mask.
 
         PyTorch 2.13's kernel takes six times as long in bfloat16 as in float32, conversions take less.
         """
@@ -208,7 +208,7 @@ class TorchOps(TensorOps):
         return cache
 
     def _at_hand(self, x: Tensor) -> bool:
-        """Whether the values of `x` can be looked at for nothing."""
+        """Whether the host can look at the values of `x` without waiting for them."""
         return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
     # ------------------------------------------------------------------ head, loss and optimizer
@@ -221,7 +221,7 @@ class TorchOps(TensorOps):
         return losses.reshape(targets.shape)
 
     def head_cross_entropy(self, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
-        """Some rows at a time: see `head`."""
+        """Compute some rows at a time; see `head`."""
         dtype = getattr(torch, self.reduce_dtype)
         targets = targets.reshape(-1).long()
         return head_cross_entropy(x.reshape(-1, x.shape[-1]), wte, targets, dtype, self.compile_blocks)
@@ -246,7 +246,7 @@ class TorchOps(TensorOps):
         decay: list[float],
         s: AdamWScalars,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """PyTorch's fused AdamW, in place: see `adamw`. It takes the scale of gradients in float32 only."""
+        """Update in place by PyTorch's fused AdamW, see `adamw`, which takes the scale of gradients in float32 only."""
         inverse = 1.0 / s.scale if isinstance(s.scale, torch.Tensor) else None
         if inverse is not None and inverse.dtype != torch.float32:
             grads, inverse = list(torch._foreach_mul(grads, s.scale)), None
@@ -266,13 +266,13 @@ class TorchOps(TensorOps):
 
 
 def _common(start: Tensor) -> int | None:
-    """The position of all rows, if it is one."""
+    """The position of all rows, or None where they differ."""
     first, *others = start.tolist()
     return first if all(other == first for other in others) else None
 
 
 def compiled_block(block: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """`block` as one program for all layers."""
+    """Turn `block` into one program for all layers."""
 
     def run(x: Tensor, i: int, *trees: Any, **shared: Any) -> tuple[Any, ...]:
         return compiled(_at_one_layer)(block, x, *trees, **shared)
@@ -281,5 +281,5 @@ def compiled_block(block: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple
 
 
 def _at_one_layer(block: Callable[..., tuple[Any, ...]], x: Tensor, *trees: Any, **shared: Any) -> tuple[Any, ...]:
-    """Only `fold_in` could ask at which one, and a generator does not."""
+    """Run `block` as layer 0: only `fold_in` uses the number of a layer, and a generator's does not."""
     return block(x, 0, *trees, **shared)
