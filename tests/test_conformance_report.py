@@ -21,6 +21,7 @@ from gpt2spec_conformance.diagnosis import Diagnosis, Suspect
 from gpt2spec_conformance.expected import ExpectedFailure, read_expected
 from gpt2spec_conformance.findings import CaseReport, SessionReport
 from gpt2spec_conformance.judge import JudgedTensor
+from gpt2spec_conformance.level import LEVELS, Level
 from gpt2spec_conformance.mutants import MutatedSubject, catalogue
 from gpt2spec_conformance.pytest_plugin import check
 from gpt2spec_conformance.report import badge, junit, markdown, plot, terminal
@@ -202,6 +203,22 @@ def test_cases_for_backends_are_not_for_others() -> None:
     assert make_header(OneOperation(), 0).suite["inference"] == sum(
         case.level == "inference" and case.operation != "backend" for case in all_cases()
     )
+
+
+def test_a_level_is_one_entry_and_the_cases_that_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subjects, sessions, reports and the pytest plugin know the level by its entry alone."""
+    entry = Level("int4", {}, lambda subject: subject.decoding_weights == "int4", "backends that decode in int4")
+    monkeypatch.setitem(LEVELS, "int4", entry)  # type: ignore[index]
+    case = dataclasses.replace(asking("int4.a", lambda subject: nothing_wrong(), "int4"), level="int4")
+    exact, rounded = BackendSubject(load_backend("numpy")), BackendSubject(load_backend("numpy"))
+    rounded.decoding_weights = "int4"
+    report = run_session(rounded, [*all_cases(), case])
+    assert [(case.id, case.status) for case in report.cases] == [("int4.a", "passed")]
+    assert list(badge.render([report])) == ["badge-int4.json"]
+    assert "PASSED: int4" in terminal.render(read_back(report))
+    assert not applies(case, exact)
+    with pytest.raises(pytest.skip.Exception, match="only for backends that decode in int4, and numpy is none"):
+        check(case, exact, {})
 
 
 # ---------------------------------------------------------------------- what is asked, and what is expected

@@ -1,4 +1,4 @@
-"""A case: one question, put to a subject and to the oracle alike, and how far apart the answers may be."""
+"""A case is one question for both a subject and the oracle, and how far apart their answers may be."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.subject import Subject
 
 Answer = dict[str, np.ndarray]
-"""Named arrays: what a subject says to a case."""
+"""A subject's answer to a case, as arrays by name."""
 Metric = Literal["rows", "whole", "gradients", "exact"]
 Row = Mapping[str, Any]
-"""Values by name, for one of the cases that a function is declared to be."""
+"""The values, by name, for one of the cases that a function is declared to be."""
 Ask = TypeVar("Ask", bound=Callable[..., Answer])
 
 

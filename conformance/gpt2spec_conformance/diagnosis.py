@@ -33,7 +33,7 @@ FARTHEST = 1e9
 """A distance in budgets: those beyond it count as this, and those below its inverse as the inverse."""
 MOST_SUSPECTS = 5
 DIVERGENCES = {family: words for level in LEVELS.values() for family, words in level.divergences.items()}
-"""Where a subject goes wrong that fails cases of a family, in words."""
+"""The words for where a subject goes wrong, by the family of the cases that it fails."""
 
 
 @dataclass(frozen=True)

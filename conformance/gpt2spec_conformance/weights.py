@@ -2,7 +2,7 @@
 
 `init` is a freshly initialised GPT-2: small weights, biases of 0 and gains of 1, so that a forgotten bias does not
 show, but a layer norm's epsilon does. `probe` has large weights, random biases and random gains: attention is
-sharp, every weight matters, and no two paths through the model are alike.
+sharp, every weight matters, and no two paths through the model are the same.
 """
 
 import math

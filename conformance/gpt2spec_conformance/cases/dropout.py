@@ -24,7 +24,7 @@ from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
 RATE = 0.5
-"""A kept value is doubled: 2 x base^site."""
+"""At this rate a kept value is doubled, 2 x base^site."""
 MODEL = L2.replace(n_embd=96, dropout=RATE)
 SITES = 2 * L2.n_layer + 1
 ROWS = 4
@@ -41,7 +41,7 @@ def constant_branches(base: float) -> HostParams:
 
 
 def _digits(subject: Subject, seed: int = 1, step: int = 1) -> np.ndarray:
-    """What each site left of its constant: [sites, B, T, D], 0 where dropped."""
+    """Reads off what each site left of its constant: [sites, B, T, D], 0 where dropped."""
     backend = backend_of(subject)
     run = _program(backend)
     tokens = np.zeros((ROWS, MODEL.n_ctx), np.int32)
@@ -89,14 +89,14 @@ def sites(subject: Subject) -> Answer:
     """No two sites, rows or steps have the same mask; the same (seed, step) has the same."""
     first, again, other = (_digits(subject, *key) != 0 for key in ((1, 1), (1, 1), (1, 2)))
 
-    def alike(masks: np.ndarray) -> bool:
+    def similar(masks: np.ndarray) -> bool:
         flat = masks.reshape(len(masks), -1)
         return any((flat[i] == flat[j]).mean() > 0.6 for i in range(len(flat)) for j in range(i))
 
     held = {
-        "sites differ": not alike(first),
-        "rows differ": not alike(first.swapaxes(0, 1)),
-        "positions differ": not alike(first.transpose(2, 0, 1, 3)),
+        "sites differ": not similar(first),
+        "rows differ": not similar(first.swapaxes(0, 1)),
+        "positions differ": not similar(first.transpose(2, 0, 1, 3)),
         "steps differ": not (first == other).mean() > 0.6,
         "the same step repeats": bool((first == again).all()),
     }

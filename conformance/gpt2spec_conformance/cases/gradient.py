@@ -9,7 +9,7 @@ from gpt2spec_conformance.subject import Subject
 from gpt2spec_conformance.weights import WEIGHT_SETS, weight_set
 
 SIZES = (2, 2, 1)
-"""Rows of the micro-batches of a batch, the last one smaller."""
+"""The rows of each micro-batch, of which the last has fewer."""
 SLOPE_TOLERANCE = 2e-5
 """The relative tolerance, at least `SLOPE_EPSILONS`, is ten times the error of float32 gradients; that of central
 differences is 1e-9."""

@@ -10,7 +10,7 @@ L2 = GPT2Config(n_layer=2, n_head=3, n_embd=24, n_ctx=16, vocab_size=61, dropout
 L1 = L2.replace(n_layer=1)
 MODELS = {"L1": L1, "L2": L2}
 LONG = L1.replace(n_ctx=1024)
-"""As many positions as GPT-2 has."""
+"""A model with as many positions as GPT-2 has."""
 ROWS = 2
 
 

@@ -44,7 +44,7 @@ FAMILIES = (
     machinery,
     equivalent,
 )
-"""A module for each kind of mistake, and last what is no mistake."""
+"""The modules with a kind of mistake each, and last the one with variants that are right."""
 
 
 @cache

@@ -29,7 +29,7 @@ def filled(fill: float) -> Callable[[TensorOps, Tensor, Tensor], Tensor]:
 
 
 masked_softmax = filled(-math.inf)
-"""Weights [B, H, T, S] from scores."""
+"""The right weights [B, H, T, S] of scores."""
 
 
 def spelled(

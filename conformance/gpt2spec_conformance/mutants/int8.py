@@ -116,7 +116,7 @@ def _everywhere(name: str, summary: str, killed_by: str, rounding: Rounding) -> 
 
 
 REFERENCE = _int8("int8", "weights in whole steps, as they must be", "")
-"""Makes any backend one that rounds weights to int8."""
+"""This variant makes any backend one that rounds weights to int8."""
 ROW, PROMPT = "int8.weights.row", "int8.weights.prompt"
 
 MUTANTS = [

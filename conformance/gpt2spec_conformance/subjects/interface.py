@@ -31,7 +31,7 @@ OPERATIONS = (
     "token_probabilities",
     "generate",
 )
-"""The methods of a subject; what else a case may ask for says `Case`."""
+"""The methods of a subject. `Case` says what else a case may ask for."""
 
 
 class Subject:
