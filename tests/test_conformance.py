@@ -65,6 +65,7 @@ def third(subject):
     '''Third.'''
 
 @case("d.{size}", level="train", operation="logits", truth=lambda answer, size: {"size": size}, each=product(size=(3,)))
+@case("e", level="train", operation="logits")
 def fourth(subject):
     '''Fourth.'''
 """
@@ -74,18 +75,18 @@ def test_cases_are_declared_on_the_functions_that_ask_them() -> None:
     module = types.ModuleType("declarations")
     exec(DECLARATIONS, vars(module))
     found = list(declared_in(module))
-    assert [case.id for case in found] == ["a.x.1", "a.x.2", "b.x", "a.y.1", "a.y.2", "b.y", "c", "d.3"]
+    assert [case.id for case in found] == ["a.x.1", "a.x.2", "b.x", "a.y.1", "a.y.2", "b.y", "c", "d.3", "e"]
     assert [found[0].summary, found[3].summary, found[-1].summary] == [
         "of x weights the first",
         "of y weights the first",
         "fourth",
     ]
     assert [case.ask(Subject()) for case in found[:2]] == [{"size": 1}, {"size": 2}]
-    assert [case.truth and case.truth({}) for case in found[5:]] == [None, {"size": 5}, {"size": 3}]
+    assert [case.truth and case.truth({}) for case in found[5:]] == [None, {"size": 5}, {"size": 3}, None]
 
 
 def test_a_case_of_a_level_that_is_none_is_refused_where_it_is_declared() -> None:
-    with pytest.raises(KeyError, match="inferrence"):
+    with pytest.raises(ValueError, match=r"case a\.b is of level 'inferrence'; there are inference, gradient"):
         case("a.b", level="inferrence", operation="logits")
 
 

@@ -77,7 +77,7 @@ def case(
 
     The first paragraph of the function's docstring is the summary, which is shown without its capital and full stop.
     In it and in `id`, `{name}` stands for the row's value of that name. The function is called with the subject, and
-    like `truth` with those of the row's values that it has parameters for.
+    like `truth` with those of the row's values that it has parameters for. Declarations of one function add up.
 
     Args:
         id: of the case.
@@ -88,27 +88,28 @@ def case(
         unit: what errors are measured in.
         each: the rows; see `product`.
     """
-    known = LEVELS[level].name
+    if level not in LEVELS:
+        raise ValueError(f"case {id} is of level {level!r}; there are {', '.join(LEVELS)}")
 
     def declare(ask: Ask) -> Ask:
-        summary = " ".join(inspect.getdoc(ask).partition("\n\n")[0].split())  # type: ignore[union-attr]
-        summary = (summary[0].lower() + summary[1:]).removesuffix(".")
-        vars(ask)["declared"] = [
-            (
-                next(iter(row.values()), None),
-                Case(
-                    id.format(**row),
-                    known,
-                    operation,
-                    summary.format(**row),
-                    _given(ask, row),
-                    metric,
-                    truth and _given(truth, row),
-                    unit,
-                ),
+        summary = " ".join((inspect.getdoc(ask) or "").partition("\n\n")[0].split())  # none under python -OO
+        summary = (summary[:1].lower() + summary[1:]).removesuffix(".")
+        cases = [
+            Case(
+                id.format(**row),
+                level,
+                operation,
+                summary.format(**row),
+                _given(ask, row),
+                metric,
+                truth and _given(truth, row),
+                unit,
             )
             for row in each
         ]
+        turns = [next(iter(row.values()), None) for row in each]
+        declared_below = vars(ask).get("declared", [])
+        vars(ask)["declared"] = [*zip(turns, cases, strict=True), *declared_below]
         return ask
 
     return declare
