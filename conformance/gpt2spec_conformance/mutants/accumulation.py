@@ -10,10 +10,6 @@ SPEC = "each part counts by its share of the batch's tokens (accumulation.py, Te
 KILLED_BY = "gradient.accumulated.uneven"
 
 
-def _shares(change: Callable[[Sequence[int]], list[float]]) -> dict[str, Callable[..., Any]]:
-    return {"gpt2spec.accumulation.shares": lambda original, sizes: change(sizes)}
-
-
 def _last_only(original: Any, ops: TensorOps, totals: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
     return gradients
 
@@ -22,40 +18,31 @@ def _averaged(original: Any, ops: TensorOps, totals: list[Tensor], gradients: li
     return [0.5 * (total + gradient) for total, gradient in zip(totals, gradients, strict=True)]
 
 
+def _weighted(name: str, summary: str, change: Callable[[Sequence[int]], list[float]]) -> Mutant:
+    core = {"gpt2spec.accumulation.shares": lambda original, sizes: change(sizes)}
+    return Mutant(name, summary, SPEC, KILLED_BY, core=core)
+
+
+def _accumulated(name: str, summary: str, replacement: Callable[..., list[Tensor]]) -> Mutant:
+    return Mutant(name, summary, SPEC, KILLED_BY, ops={"accumulate": replacement})
+
+
 MUTANTS = [
-    Mutant(
+    _weighted(
         "accumulation-mean-of-means",
         "every part counts the same, though the last one is smaller",
-        SPEC,
-        KILLED_BY,
-        core=_shares(lambda sizes: [1.0 / len(sizes)] * len(sizes)),
+        lambda sizes: [1.0 / len(sizes)] * len(sizes),
     ),
-    Mutant(
+    _weighted(
         "accumulation-sum",
         "the parts' mean losses are added, and not divided",
-        SPEC,
-        KILLED_BY,
-        core=_shares(lambda sizes: [1.0] * len(sizes)),
+        lambda sizes: [1.0] * len(sizes),
     ),
-    Mutant(
+    _weighted(
         "accumulation-largest-part",
         "every part is divided by as many as the largest would need",
-        SPEC,
-        KILLED_BY,
-        core=_shares(lambda sizes: [size / (len(sizes) * max(sizes)) for size in sizes]),
+        lambda sizes: [size / (len(sizes) * max(sizes)) for size in sizes],
     ),
-    Mutant(
-        "accumulation-last-only",
-        "each part's gradient replaces the sum of those before it",
-        SPEC,
-        KILLED_BY,
-        ops={"accumulate": _last_only},
-    ),
-    Mutant(
-        "accumulation-running-average",
-        "the sum so far and the new gradient are averaged",
-        SPEC,
-        KILLED_BY,
-        ops={"accumulate": _averaged},
-    ),
+    _accumulated("accumulation-last-only", "each part's gradient replaces the sum of those before it", _last_only),
+    _accumulated("accumulation-running-average", "the sum so far and the new gradient are averaged", _averaged),
 ]

@@ -31,19 +31,6 @@ BY_STEPS, PREFILL, IN_PIECES, RAGGED, SELECT = (
 Start = Tensor | None
 
 
-def _write(
-    change: Callable[[TensorOps, Tensor, Tensor, Any], tuple[Tensor, Start]], steps_only: bool = False
-) -> Callable[..., Tensor]:
-    """Writes other values to other slots, `change(ops, cache, new, start)`, always or with `start` only."""
-
-    def cache_write(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> Tensor:
-        if start is None and steps_only:
-            return original(cache, new, start)
-        return original(cache, *change(ops, cache, new, start))
-
-    return cache_write
-
-
 def _slot_later(ops: TensorOps, cache: Tensor, new: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     last = cache.shape[2] - new.shape[2]
     return new, ops.where(start < last, start + 1, start)
@@ -71,18 +58,6 @@ def _last_column(original: Any, ops: TensorOps, *args: Any) -> Any:
     """Takes the last column of the padded width for the place of each row's last token."""
     *model, tokens, last = args if len(args) == 5 else (*args, None)
     return original(ops, *model, tokens, None if last is None else 0 * last + tokens.shape[1] - 1)
-
-
-def _selected(change: Callable[[Any, list[Tree], list[Tree]], list[Tree]]) -> dict[str, Callable[..., Any]]:
-    """Replaces `select_rows` by `change(ops, right, unmoved)`, given the right cache and one with unmoved rows."""
-
-    def select_rows(original: Any, ops: TensorOps, cache: list[Tree], rows: Tensor) -> list[Tree]:
-        there = cache[0]["k"].shape[0]
-        place = ops.arange(rows.shape[0])
-        unmoved = original(cache, ops.where(place < there, place, there - 1))
-        return change(ops, original(cache, rows), unmoved)
-
-    return {"select_rows": select_rows}
 
 
 def _restarting(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -173,12 +148,33 @@ def _attention(name: str, summary: str, killed_by: str, sees: Callable[[Tensor, 
     return Mutant(name, summary, CACHE, killed_by, ops={"causal_attention": replacement})
 
 
-def _cache(name: str, summary: str, killed_by: str, change: Any, steps_only: bool = False) -> Mutant:
-    return Mutant(name, summary, CACHE, killed_by, ops={"cache_write": _write(change, steps_only)})
+def _cache(
+    name: str,
+    summary: str,
+    killed_by: str,
+    change: Callable[[TensorOps, Tensor, Tensor, Any], tuple[Tensor, Start]],
+    steps_only: bool = False,
+) -> Mutant:
+    """Writes other values to other slots, `change(ops, cache, new, start)`, always or with `start` only."""
+
+    def cache_write(original: Any, ops: TensorOps, cache: Tensor, new: Tensor, start: Start) -> Tensor:
+        if start is None and steps_only:
+            return original(cache, new, start)
+        return original(cache, *change(ops, cache, new, start))
+
+    return Mutant(name, summary, CACHE, killed_by, ops={"cache_write": cache_write})
 
 
-def _select(name: str, summary: str, change: Any) -> Mutant:
-    return Mutant(name, summary, ROWS, SELECT, ops=_selected(change))
+def _select(name: str, summary: str, change: Callable[[Any, list[Tree], list[Tree]], list[Tree]]) -> Mutant:
+    """Replaces `select_rows` by `change(ops, right, unmoved)`, given the right cache and one with unmoved rows."""
+
+    def select_rows(original: Any, ops: TensorOps, cache: list[Tree], rows: Tensor) -> list[Tree]:
+        there = cache[0]["k"].shape[0]
+        place = ops.arange(rows.shape[0])
+        unmoved = original(cache, ops.where(place < there, place, there - 1))
+        return change(ops, original(cache, rows), unmoved)
+
+    return Mutant(name, summary, ROWS, SELECT, ops={"select_rows": select_rows})
 
 
 def _embed(name: str, summary: str, killed_by: str, replacement: Callable[..., Tensor]) -> Mutant:

@@ -13,16 +13,6 @@ FILTERS = "temperature, top-k, top-p, min-p in this order; the crossing token is
 PENALTY = "logits of tokens in the text, over the penalty above 0 and times it below, come first (sampling.penalised)"
 
 
-def _filtered(change: Callable[[Any, np.ndarray, GenerateOptions], np.ndarray]) -> dict[str, Callable[..., np.ndarray]]:
-    """Replaces probabilities [V] by `change(right, logits, options)`, brought to a sum of 1."""
-
-    def filtered_probabilities(original: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
-        probabilities = change(original, logits, options)
-        return probabilities / probabilities.sum()
-
-    return {"gpt2spec.decoding.sampling.filtered_probabilities": filtered_probabilities}
-
-
 def _likeliest(probabilities: np.ndarray, count: int) -> np.ndarray:
     """Probabilities [V] of the `count` likeliest tokens, at least one, and 0 for the others."""
     kept = np.argsort(-probabilities, kind="stable")[: max(1, count)]
@@ -115,19 +105,6 @@ def _dropped_mass(right: Any, logits: np.ndarray, options: GenerateOptions) -> n
     return np.exp(np.where(p > 0.0, (logits - logits.max()) / options.temperature, -logits.max()))
 
 
-def _penalised(change: Callable[[np.ndarray, float], np.ndarray]) -> Callable[..., np.ndarray]:
-    """Changes the logits of the tokens in the text to `change(logits, penalty)`."""
-
-    def penalised(original: Any, logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:
-        if penalty == 1.0:
-            return logits
-        logits, seen = logits.astype(np.float64), list(seen)
-        logits[seen] = change(logits[seen], penalty)
-        return logits
-
-    return penalised
-
-
 def _each_time(original: Any, logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:
     for token in seen:
         logits = original(logits, [token], penalty)
@@ -140,12 +117,30 @@ def _penalty_last(original: Any, logits: np.ndarray, options: GenerateOptions, t
     return original(np.where(kept, logits, -np.inf), penalty, text)
 
 
-def _filter(name: str, summary: str, killed_by: str, change: Any) -> Mutant:
-    return Mutant(name, summary, FILTERS, f"decode.filter.{killed_by}", core=_filtered(change))
+def _filter(
+    name: str, summary: str, killed_by: str, change: Callable[[Any, np.ndarray, GenerateOptions], np.ndarray]
+) -> Mutant:
+    """Replaces probabilities [V] by `change(right, logits, options)`, brought to a sum of 1."""
+
+    def filtered_probabilities(original: Any, logits: np.ndarray, options: GenerateOptions) -> np.ndarray:
+        probabilities = change(original, logits, options)
+        return probabilities / probabilities.sum()
+
+    core = {"gpt2spec.decoding.sampling.filtered_probabilities": filtered_probabilities}
+    return Mutant(name, summary, FILTERS, f"decode.filter.{killed_by}", core=core)
 
 
 def _penalty(name: str, summary: str, change: Callable[[np.ndarray, float], np.ndarray]) -> Mutant:
-    core = {"gpt2spec.decoding.sampling.penalised": _penalised(change)}
+    """Changes the logits of the tokens in the text to `change(logits, penalty)`."""
+
+    def penalised(original: Any, logits: np.ndarray, seen: Iterable[int], penalty: float) -> np.ndarray:
+        if penalty == 1.0:
+            return logits
+        logits, seen = logits.astype(np.float64), list(seen)
+        logits[seen] = change(logits[seen], penalty)
+        return logits
+
+    core = {"gpt2spec.decoding.sampling.penalised": penalised}
     return Mutant(name, summary, PENALTY, "decode.filter.penalty", core=core)
 
 

@@ -16,13 +16,6 @@ STREAMS = "each weight draws from a stream of its own, keyed by the seed (parame
 KILLED_BY = "initial.statistics.brief"
 
 
-def _with_std(change: Callable[[GPT2Config, Weight], float]) -> Callable[..., Any]:
-    def weight_table(original: Any, config: GPT2Config) -> tuple[Weight, ...]:
-        return tuple(weight._replace(std=change(config, weight)) for weight in original(config))
-
-    return weight_table
-
-
 def _unscaled(suffix: str) -> Callable[[GPT2Config, Weight], float]:
     return lambda config, weight: config.initializer_range if weight.name.endswith(suffix) else weight.std
 
@@ -86,8 +79,12 @@ def _one_stream(original: Any, seed: int, purpose: str, *index: int) -> np.rando
 def _table(
     name: str, summary: str, change: Callable[[GPT2Config, Weight], float], killed_by: str = KILLED_BY
 ) -> Mutant:
-    core = {"gpt2spec.parameters.weight_table": _with_std(change)}
-    return Mutant(name, summary, SPEC, killed_by, core=core)
+    """Draws weights with other deviations, `change(config, weight)`."""
+
+    def weight_table(original: Any, config: GPT2Config) -> tuple[Weight, ...]:
+        return tuple(weight._replace(std=change(config, weight)) for weight in original(config))
+
+    return Mutant(name, summary, SPEC, killed_by, core={"gpt2spec.parameters.weight_table": weight_table})
 
 
 def _values(name: str, summary: str, replacement: Callable[..., HostParams]) -> Mutant:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpt2spec.config import GPT2Config
-from gpt2spec.ops import Key, Tensor, TensorOps
+from gpt2spec.ops import Tensor, TensorOps
 from gpt2spec.tree import Tree, tree_map
 from gpt2spec_conformance.mutants.fault import Mutant
 
@@ -13,23 +13,6 @@ LOSS = "mean over B x T of -log softmax(logits)[next token], in nats (loss.py, T
 GRADIENT = "every weight gets the gradient of the mean loss, the embedding from both its uses (loss.py, TensorOps.take)"
 OF_LOSS = "loss.mean.probe.L2"
 OF_GRADIENT = "gradient.weights.probe.L1"
-
-
-def _with_targets(change: Callable[[TensorOps, Tensor, Tensor], Tensor]) -> dict[str, Callable[..., Tensor]]:
-    """Computes the loss of other targets, `change(ops, tokens, targets)`."""
-
-    def loss(
-        original: Any,
-        ops: TensorOps,
-        config: GPT2Config,
-        params: Tree,
-        tokens: Tensor,
-        targets: Tensor,
-        key: Key | None = None,
-    ) -> Tensor:
-        return original(ops, config, params, tokens, change(ops, tokens, targets), key)
-
-    return {"gpt2spec.loss.language_model_loss": loss}
 
 
 def _shifted_twice(ops: TensorOps, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -80,14 +63,6 @@ def _detached_head(original: Any, ops: TensorOps, x: Tensor, wte: Tensor, target
     return original(x, ops.stop_gradient(wte), targets)
 
 
-def _detached_tables(*names: str) -> Callable[..., Tensor]:
-    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
-        detached = {name: {"weight": ops.stop_gradient(params[name]["weight"])} for name in names}
-        return original(ops, {**params, **detached}, tokens, positions)
-
-    return embed
-
-
 def _overwritten(original: Any, ops: TensorOps, x: Tensor, indices: Tensor, axis: int) -> Tensor:
     """Passes on the gradient of only the last of equal indices."""
     taken = original(x, indices, axis)
@@ -100,7 +75,34 @@ def _overwritten(original: Any, ops: TensorOps, x: Tensor, indices: Tensor, axis
     return ops.where(repeated, ops.stop_gradient(taken), taken)
 
 
-def _gradients(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+def _loss(name: str, summary: str, replacement: Callable[..., Tensor], killed_by: str = OF_LOSS) -> Mutant:
+    return Mutant(name, summary, LOSS, killed_by, ops={"head_cross_entropy": replacement})
+
+
+def _targets(name: str, summary: str, change: Callable[[TensorOps, Tensor, Tensor], Tensor]) -> Mutant:
+    """Computes the loss of other targets, `change(ops, tokens, targets)`."""
+
+    def loss(
+        original: Any, ops: TensorOps, config: GPT2Config, params: Tree, tokens: Tensor, targets: Tensor, *key: Any
+    ) -> Tensor:
+        return original(ops, config, params, tokens, change(ops, tokens, targets), *key)
+
+    return Mutant(name, summary, LOSS, OF_LOSS, core={"gpt2spec.loss.language_model_loss": loss})
+
+
+def _embed(name: str, summary: str, table: str) -> Mutant:
+    """Makes an embedding a constant to the gradient where tokens or positions look it up."""
+
+    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
+        detached = {"weight": ops.stop_gradient(params[table]["weight"])}
+        return original(ops, {**params, table: detached}, tokens, positions)
+
+    return Mutant(name, summary, GRADIENT, OF_GRADIENT, core={"gpt2spec.model.embed": embed})
+
+
+def backward(name: str, summary: str, change: Callable[[Tensor], Tensor], spec: str = GRADIENT) -> Mutant:
+    """Returns `change(gradient)` for each gradient of the weights."""
+
     def value_and_grad(original: Any, backend: Any, function: Any) -> Any:
         differentiate = original(function)
 
@@ -110,37 +112,12 @@ def _gradients(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
         return run
 
-    return value_and_grad
-
-
-def _loss(name: str, summary: str, replacement: Callable[..., Tensor], killed_by: str = OF_LOSS) -> Mutant:
-    return Mutant(name, summary, LOSS, killed_by, ops={"head_cross_entropy": replacement})
-
-
-def _embed(name: str, summary: str, *tables: str) -> Mutant:
-    core = {"gpt2spec.model.embed": _detached_tables(*tables)}
-    return Mutant(name, summary, GRADIENT, OF_GRADIENT, core=core)
-
-
-def _backward(name: str, summary: str, change: Callable[[Tensor], Tensor]) -> Mutant:
-    return Mutant(name, summary, GRADIENT, OF_GRADIENT, backend={"value_and_grad": _gradients(change)})
+    return Mutant(name, summary, spec, OF_GRADIENT, backend={"value_and_grad": value_and_grad})
 
 
 MUTANTS = [
-    Mutant(
-        "targets-not-shifted",
-        "each token is its own target",
-        LOSS,
-        OF_LOSS,
-        core=_with_targets(lambda ops, tokens, targets: tokens),
-    ),
-    Mutant(
-        "targets-shifted-twice",
-        "targets shifted by the data and again by the loss",
-        LOSS,
-        OF_LOSS,
-        core=_with_targets(_shifted_twice),
-    ),
+    _targets("targets-not-shifted", "each token is its own target", lambda ops, tokens, targets: tokens),
+    _targets("targets-shifted-twice", "targets shifted by the data and again by the loss", _shifted_twice),
     _loss("loss-last-dropped", "the last position's loss is dropped", _last_dropped),
     _loss("loss-first-dropped", "the first position's loss is dropped", _first_dropped),
     _loss("loss-last-only", "the loss of the last position alone", _last_only),
@@ -164,6 +141,6 @@ MUTANTS = [
         OF_GRADIENT,
         ops={"take": _overwritten},
     ),
-    _backward("gradient-doubled", "gradients accumulated over two micro-batches are not averaged", lambda g: 2.0 * g),
-    _backward("gradient-negated", "the gradient's sign is wrong", lambda g: 0.0 - g),
+    backward("gradient-doubled", "gradients accumulated over two micro-batches are not averaged", lambda g: 2.0 * g),
+    backward("gradient-negated", "the gradient's sign is wrong", lambda g: 0.0 - g),
 ]

@@ -6,6 +6,7 @@ from typing import Any
 from gpt2spec.ops import Tensor, TensorOps
 from gpt2spec.tree import tree_map
 from gpt2spec_conformance.mutants.fault import Mutant
+from gpt2spec_conformance.mutants.loss import backward
 
 JIT = "a compiled function is the function (Backend.jit, Backend.jit_update)"
 PRECISION = "float32 has 23 bits of mantissa in every product (TensorOps.matmul)"
@@ -39,16 +40,6 @@ def _state_lost(original: Any, backend: Any, function: Callable[..., Any]) -> Ca
     return run
 
 
-def _no_gradients(original: Any, backend: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    differentiate = original(function)
-
-    def run(*args: Any) -> Any:
-        value, gradients = differentiate(*args)
-        return value, tree_map(lambda g: 0.0 * g, gradients)
-
-    return run
-
-
 def rounded(ops: TensorOps, x: Tensor, bits: int) -> Tensor:
     """Rounds `x` to `bits` explicit bits of mantissa (Dekker's split), unless it has no more than that."""
     if MANTISSA.get(ops.dtype, 0) <= bits:
@@ -57,27 +48,19 @@ def rounded(ops: TensorOps, x: Tensor, bits: int) -> Tensor:
     return large - (large - x)
 
 
+def _product_in(bits: int, factors: int) -> Callable[..., Tensor]:
+    """Rounds the first so many arguments of an operation, which it multiplies."""
+
+    def product(original: Any, ops: TensorOps, *args: Any, **settings: Any) -> Tensor:
+        return original(*(rounded(ops, x, bits) for x in args[:factors]), *args[factors:], **settings)
+
+    return product
+
+
 def _products_in(bits: int) -> dict[str, Callable[..., Any]]:
     """Rounds the inputs of every product of matrices."""
-
-    def linear(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return original(rounded(ops, x, bits), rounded(ops, weight, bits), bias)
-
-    def attend(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-        return original(*(rounded(ops, x, bits) for x in (q, k, v)), **settings)
-
-    def unembed(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:
-        return original(rounded(ops, x, bits), rounded(ops, wte, bits))
-
-    def head_cross_entropy(original: Any, ops: TensorOps, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
-        return original(rounded(ops, x, bits), rounded(ops, wte, bits), targets)
-
-    return {
-        "linear": linear,
-        "causal_attention": attend,
-        "unembed": unembed,
-        "head_cross_entropy": head_cross_entropy,
-    }
+    factors = {"linear": 2, "causal_attention": 3, "unembed": 2, "head_cross_entropy": 2}
+    return {name: _product_in(bits, count) for name, count in factors.items()}
 
 
 def _logits_rounded(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:
@@ -88,32 +71,18 @@ def _in_float16(original: Any, ops: TensorOps, x: Tensor, *args: Any, **settings
     return ops.astype(ops.astype(original(x, *args, **settings), "float16"), ops.dtype)
 
 
+def _compiler(name: str, summary: str, killed_by: str, **transforms: Callable[..., Any]) -> Mutant:
+    return Mutant(name, summary, JIT, killed_by, backend=transforms)
+
+
 def _precision(name: str, summary: str, ops: dict[str, Callable[..., Any]]) -> Mutant:
     return Mutant(name, summary, PRECISION, KILLED_BY, ops=ops)
 
 
 MUTANTS = [
-    Mutant(
-        "jit-frozen",
-        "a compiled function returns its first result",
-        JIT,
-        "model.laws.repeated",
-        backend={"jit": _frozen},
-    ),
-    Mutant(
-        "update-lost",
-        "an update returns the old state",
-        JIT,
-        "optimizer.adamw.1e+00",
-        backend={"jit_update": _state_lost},
-    ),
-    Mutant(
-        "gradients-claimed",
-        "gradients are claimed and are zero",
-        CLAIMS,
-        "gradient.weights.probe.L1",
-        backend={"value_and_grad": _no_gradients},
-    ),
+    _compiler("jit-frozen", "a compiled function returns its first result", "model.laws.repeated", jit=_frozen),
+    _compiler("update-lost", "an update returns the old state", "optimizer.adamw.1e+00", jit_update=_state_lost),
+    backward("gradients-claimed", "gradients are claimed and are zero", lambda g: 0.0 * g, CLAIMS),
     _precision("precision-tf32", "products in TF32: 10 bits of mantissa", _products_in(10)),
     _precision("precision-bfloat16", "products in bfloat16: 7 bits of mantissa", _products_in(7)),
     _precision("precision-3xbfloat16", "products of two bfloat16 halves: 15 bits of mantissa", _products_in(15)),

@@ -10,18 +10,8 @@ from gpt2spec_conformance.mutants.fault import Mutant
 
 SPEC = "layer norm: (x - mean) / sqrt(biased variance + 1e-5) * weight + bias (TensorOps.layer_norm)"
 FINAL = "a final layer norm ln_f stands between the last block and the head (model.transformer)"
+KILLED_BY = "model.logits.probe.L1"
 Statistics = Callable[[TensorOps, Tensor, float], tuple[Tensor, Tensor]]
-
-
-def _layer_norm(statistics: Statistics) -> Callable[..., Tensor]:
-    """Writes layer norm out; `statistics(ops, x, epsilon)` gives what is subtracted and what divides."""
-
-    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        x = ops.astype(x, ops.reduce_dtype)
-        mean, root = statistics(ops, x, epsilon)
-        return ops.astype((x - mean) / root * weight + bias, ops.dtype)
-
-    return layer_norm
 
 
 def _variance(ops: TensorOps, x: Tensor) -> Tensor:
@@ -64,57 +54,39 @@ def _over_position_and_width(ops: TensorOps, x: Tensor, epsilon: float) -> tuple
     return mean, ops.sqrt(ops.mean(ops.mean((x - mean) * (x - mean), -1), 1) + epsilon)
 
 
-def _with_epsilon(value: float) -> Callable[..., Tensor]:
-    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        return original(x, weight, bias, value)
-
-    return layer_norm
-
-
-def _with_affine(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
-    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        return original(x, *change(weight, bias), epsilon)
-
-    return layer_norm
-
-
-def _bias_first(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    return original(x, weight, bias * weight, epsilon)
-
-
-def _transformer(change: Callable[[Tree], Tree]) -> Callable[..., Any]:
-    """Changes the weights of the transformer, of which `_skipping_final` finds those of the final norm missing."""
-
-    def transformer(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
-        return original(ops, config, change(params), *args, **kwargs)
-
-    return transformer
-
-
 def _skipping_final(original: Any, ops: TensorOps, config: GPT2Config, p: Tree | None, x: Tensor) -> Tensor:
     return x if p is None else original(ops, config, p, x)
 
 
+def _statistics(name: str, summary: str, statistics: Statistics, killed_by: str = KILLED_BY) -> Mutant:
+    """Writes layer norm out; `statistics(ops, x, epsilon)` gives what is subtracted and what divides."""
+
+    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        x = ops.astype(x, ops.reduce_dtype)
+        mean, root = statistics(ops, x, epsilon)
+        return ops.astype((x - mean) / root * weight + bias, ops.dtype)
+
+    return Mutant(name, summary, SPEC, killed_by, ops={"layer_norm": layer_norm})
+
+
 def _epsilon(text: str) -> Mutant:
-    replacement = _with_epsilon(float(text))
+    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        return original(x, weight, bias, float(text))
+
     summary = f"layer norm with an epsilon of {text} for 1e-5"
-    return Mutant(f"ln-epsilon-{text}", summary, SPEC, "model.logits.init.L2", ops={"layer_norm": replacement})
-
-
-def _statistics(name: str, summary: str, statistics: Statistics, killed_by: str = "model.logits.probe.L1") -> Mutant:
-    return Mutant(name, summary, SPEC, killed_by, ops={"layer_norm": _layer_norm(statistics)})
+    return Mutant(f"ln-epsilon-{text}", summary, SPEC, "model.logits.init.L2", ops={"layer_norm": layer_norm})
 
 
 def _affine(name: str, summary: str, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Mutant:
-    return Mutant(name, summary, SPEC, "model.logits.probe.L1", ops={"layer_norm": _with_affine(change)})
+    def layer_norm(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        return original(x, *change(weight, bias), epsilon)
+
+    return Mutant(name, summary, SPEC, KILLED_BY, ops={"layer_norm": layer_norm})
 
 
-def _final(name: str, summary: str, change: Callable[[Tree], Tree]) -> Mutant:
-    core = {
-        "gpt2spec.model.transformer": _transformer(change),
-        "gpt2spec.model.layer_norm": _skipping_final,
-    }
-    return Mutant(name, summary, FINAL, "model.logits.probe.L1", core=core)
+def _without_final(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
+    """Runs the transformer without the weights of the final norm, which `_skipping_final` finds missing."""
+    return original(ops, config, {**params, "ln_f": None}, *args, **kwargs)
 
 
 MUTANTS = [
@@ -147,12 +119,16 @@ MUTANTS = [
     _affine(
         "ln-gain-plus-one", "gains stored as differences from 1: 1 + weight", lambda weight, bias: (1.0 + weight, bias)
     ),
-    Mutant(
+    _affine(
         "ln-bias-before-gain",
         "the bias is added before the gain multiplies",
-        SPEC,
-        "model.logits.probe.L1",
-        ops={"layer_norm": _bias_first},
+        lambda weight, bias: (weight, bias * weight),
     ),
-    _final("ln-no-final", "no final layer norm", lambda params: {**params, "ln_f": None}),
+    Mutant(
+        "ln-no-final",
+        "no final layer norm",
+        FINAL,
+        KILLED_BY,
+        core={"gpt2spec.model.transformer": _without_final, "gpt2spec.model.layer_norm": _skipping_final},
+    ),
 ]

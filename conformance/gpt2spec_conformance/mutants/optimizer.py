@@ -144,18 +144,6 @@ def _no_root(ops: TensorOps, m: Tensor, v: Tensor, s: AdamWScalars) -> Tensor:
     return (m / s.correction1) / (v / s.correction2 + s.epsilon)
 
 
-def _with_settings(**changes: Any) -> dict[str, Callable[..., Any]]:
-    """Fixes settings, whatever is asked for."""
-
-    def apply_gradients(original: Any, ops: TensorOps, adamw: AdamW, *args: Any) -> Any:
-        return original(ops, dataclasses.replace(adamw, **changes), *args)
-
-    def update_scalars(original: Any, adamw: AdamW, *args: Any) -> Any:
-        return original(dataclasses.replace(adamw, **changes), *args)
-
-    return {APPLY_GRADIENTS: apply_gradients, UPDATE_SCALARS: update_scalars}
-
-
 def _with_gradients(change: Callable[[TensorOps, AdamW, Tree], Tree], **settings: Any) -> dict[str, Callable[..., Any]]:
     """Updates by other gradients, `change(ops, adamw, gradients)`, and with other settings."""
 
@@ -175,23 +163,6 @@ def _clipped_by_value(ops: TensorOps, adamw: AdamW, grads: Tree) -> Tree:
 
 def _clipped_one_by_one(ops: TensorOps, adamw: AdamW, grads: Tree) -> Tree:
     return tree_map(lambda g: g * clip_scale(ops, ops.global_norm([g]), adamw.clip), grads)
-
-
-def _at_update(change: Callable[[int], int]) -> dict[str, Callable[..., Any]]:
-    """Corrects the bias as if the update had another number."""
-
-    def update_scalars(original: Any, adamw: AdamW, lr: float, update: int) -> Any:
-        return original(adamw, lr, change(update))
-
-    return {UPDATE_SCALARS: update_scalars}
-
-
-def _decayed(which: Callable[[tuple[str, ...]], bool]) -> dict[str, Callable[..., Any]]:
-    def decay_rates(original: Any, adamw: AdamW, params: Tree) -> list[float]:
-        rates = original(adamw, params)
-        return [rate if which(path) else 0.0 for rate, (path, _) in zip(rates, named_leaves(params), strict=True)]
-
-    return {"gpt2spec.optimizer.decay_rates": decay_rates}
 
 
 def _gains_decayed(original: Any, adamw: AdamW, params: Tree) -> list[float]:
@@ -223,20 +194,53 @@ def _root_mean_square(original: Any, ops: TensorOps, tensors: Sequence[Tensor]) 
     return original(tensors) / math.sqrt(sum(math.prod(x.shape) for x in tree_leaves(tensors)))
 
 
-def _adam(name: str, summary: str, replacement: Callable[..., Any], killed_by: str, spec: str = ADAM) -> Mutant:
-    return Mutant(name, summary, spec, killed_by, ops={"adamw_update": replacement})
+def _adam(
+    name: str, summary: str, replacement: Callable[..., Any], killed_by: str = "adamw.1e+00", spec: str = ADAM
+) -> Mutant:
+    return Mutant(name, summary, spec, f"optimizer.{killed_by}", ops={"adamw_update": replacement})
+
+
+def _core(name: str, summary: str, spec: str, killed_by: str, core: dict[str, Callable[..., Any]]) -> Mutant:
+    return Mutant(name, summary, spec, f"optimizer.{killed_by}", core=core)
 
 
 def _setting(name: str, summary: str, killed_by: str, spec: str = SETTINGS, **changes: Any) -> Mutant:
-    return Mutant(name, summary, spec, killed_by, core=_with_settings(**changes))
+    """Fixes settings, whatever is asked for."""
+
+    def apply_gradients(original: Any, ops: TensorOps, adamw: AdamW, *args: Any) -> Any:
+        return original(ops, dataclasses.replace(adamw, **changes), *args)
+
+    def update_scalars(original: Any, adamw: AdamW, *args: Any) -> Any:
+        return original(dataclasses.replace(adamw, **changes), *args)
+
+    return _core(name, summary, spec, killed_by, {APPLY_GRADIENTS: apply_gradients, UPDATE_SCALARS: update_scalars})
+
+
+def _decay_update(name: str, summary: str, update_one: Update) -> Mutant:
+    return _adam(name, summary, each(update_one), "decay.all", DECAY)
 
 
 def _decay(name: str, summary: str, which: Callable[[tuple[str, ...]], bool]) -> Mutant:
-    return Mutant(name, summary, DECAY, "optimizer.decay.all", core=_decayed(which))
+    """Decays those weights alone whose path `which` holds for."""
+
+    def decay_rates(original: Any, adamw: AdamW, params: Tree) -> list[float]:
+        rates = original(adamw, params)
+        return [rate if which(path) else 0.0 for rate, (path, _) in zip(rates, named_leaves(params), strict=True)]
+
+    return _core(name, summary, DECAY, "decay.all", {"gpt2spec.optimizer.decay_rates": decay_rates})
 
 
 def _counted(name: str, summary: str, change: Callable[[int], int]) -> Mutant:
-    return Mutant(name, summary, ADAM, "optimizer.adamw.1e+00", core=_at_update(change))
+    """Corrects the bias as if the update had another number."""
+
+    def update_scalars(original: Any, adamw: AdamW, lr: float, update: int) -> Any:
+        return original(adamw, lr, change(update))
+
+    return _core(name, summary, ADAM, "adamw.1e+00", {UPDATE_SCALARS: update_scalars})
+
+
+def _clip(name: str, summary: str, killed_by: str, replacement: Callable[..., Any]) -> Mutant:
+    return _core(name, summary, CLIP, f"clip.{killed_by}", {"gpt2spec.optimizer.clip_scale": replacement})
 
 
 def _norm(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant:
@@ -244,165 +248,82 @@ def _norm(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant
 
 
 MUTANTS = [
-    _adam(
-        "decay-l2",
-        "decay added to the gradient (Adam with L2), not beside the update",
-        each(_l2),
-        "optimizer.decay.all",
-        DECAY,
-    ),
-    _adam(
-        "decay-without-rate",
-        "decay is not multiplied by the learning rate",
-        each(_decay_without_rate),
-        "optimizer.decay.all",
-        DECAY,
-    ),
-    _adam(
-        "decay-after-update",
-        "decay of the weights that were updated already",
-        each(_decay_after),
-        "optimizer.decay.all",
-        DECAY,
-    ),
-    _adam(
-        "decay-adapted",
-        "decay is divided by the gradient's deviation",
-        each(_decay_by_deviation),
-        "optimizer.decay.all",
-        DECAY,
-    ),
-    _setting("decay-none", "no weight decay", "optimizer.decay.all", DECAY, weight_decay=0.0),
+    _decay_update("decay-l2", "decay added to the gradient (Adam with L2), not beside the update", _l2),
+    _decay_update("decay-without-rate", "decay is not multiplied by the learning rate", _decay_without_rate),
+    _decay_update("decay-after-update", "decay of the weights that were updated already", _decay_after),
+    _decay_update("decay-adapted", "decay is divided by the gradient's deviation", _decay_by_deviation),
+    _setting("decay-none", "no weight decay", "decay.all", DECAY, weight_decay=0.0),
     _setting(
-        "decay-matrices-only",
-        "decay of matrices only, where all was asked for",
-        "optimizer.decay.all",
-        DECAY,
-        decay="matrices",
+        "decay-matrices-only", "decay of matrices only, where all was asked for", "decay.all", DECAY, decay="matrices"
     ),
     _setting(
-        "decay-everything",
-        "decay of all weights, where matrices was asked for",
-        "optimizer.decay.matrices",
-        DECAY,
-        decay="all",
+        "decay-everything", "decay of all weights, where matrices was asked for", "decay.matrices", DECAY, decay="all"
     ),
     _decay("decay-not-embeddings", "no decay of the embeddings", lambda path: path[0] not in ("wte", "wpe")),
     _decay("decay-not-biases", "no decay of biases", lambda path: path[-1] != "bias"),
-    Mutant(
+    _core(
         "decay-gains",
         "layer norm gains are decayed among the matrices: their names end in weight",
         DECAY,
-        "optimizer.decay.matrices",
-        core={"gpt2spec.optimizer.decay_rates": _gains_decayed},
+        "decay.matrices",
+        {"gpt2spec.optimizer.decay_rates": _gains_decayed},
     ),
+    _adam("adam-no-correction", "no bias correction", _corrected(lambda s: {"correction1": 1.0, "correction2": 1.0})),
+    _adam("adam-no-first-correction", "the mean is not corrected", _corrected(lambda s: {"correction1": 1.0})),
     _adam(
-        "adam-no-correction",
-        "no bias correction",
-        _corrected(lambda s: {"correction1": 1.0, "correction2": 1.0}),
-        "optimizer.adamw.1e+00",
-    ),
-    _adam(
-        "adam-no-first-correction",
-        "the mean is not corrected",
-        _corrected(lambda s: {"correction1": 1.0}),
-        "optimizer.adamw.1e+00",
-    ),
-    _adam(
-        "adam-no-second-correction",
-        "the square's mean is not corrected",
-        _corrected(lambda s: {"correction2": 1.0}),
-        "optimizer.adamw.1e+00",
+        "adam-no-second-correction", "the square's mean is not corrected", _corrected(lambda s: {"correction2": 1.0})
     ),
     _adam(
         "adam-corrections-exchanged",
         "the two bias corrections are exchanged",
         _corrected(lambda s: {"correction1": s.correction2, "correction2": s.correction1}),
-        "optimizer.adamw.1e+00",
     ),
     _counted("adam-update-ahead", "t is counted up twice: from 2", lambda update: update + 1),
     _counted("adam-update-from-zero", "t counted from 0, with 1 for the first", lambda update: max(1, update - 1)),
     _counted("adam-update-stuck", "t stays 1", lambda update: 1),
-    _adam("adam-epsilon-inside", "epsilon inside the root", towards(_epsilon_inside), "optimizer.adamw.1e-04"),
+    _adam("adam-epsilon-inside", "epsilon inside the root", towards(_epsilon_inside), "adamw.1e-04"),
     _adam(
         "adam-epsilon-before-correction",
         "epsilon is added before the bias correction (TensorFlow's epsilon hat)",
         towards(_epsilon_before_correction),
-        "optimizer.adamw.1e-09",
+        "adamw.1e-09",
     ),
-    _adam("adam-no-epsilon", "no epsilon", towards(_no_epsilon), "optimizer.adamw.1e-09"),
-    _adam("adam-no-root", "division by the second moment, not by its root", towards(_no_root), "optimizer.adamw.1e+02"),
-    _setting("adam-epsilon-1e-6", "epsilon is 1e-6", "optimizer.adamw.1e-09", epsilon=1e-6),
-    _setting("adam-epsilon-1e-7", "epsilon is 1e-7 (Keras)", "optimizer.adamw.1e-09", epsilon=1e-7),
-    _setting(
-        "adam-beta2-0.999",
-        "beta2 is 0.999 (the default of torch and of the paper)",
-        "optimizer.adamw.1e+00",
-        beta2=0.999,
-    ),
-    _setting("adam-beta1-0.95", "beta1 is 0.95", "optimizer.adamw.1e+00", beta1=0.95),
-    _adam("adam-betas-exchanged", "beta1 and beta2 are exchanged", each(_betas_exchanged), "optimizer.adamw.1e+00"),
-    _adam("adam-amsgrad", "AMSGrad: the second moment never falls", each(_amsgrad), "optimizer.adamw.1e+00"),
-    _adam(
-        "adam-nesterov",
-        "Nesterov's momentum: the mean looks one gradient ahead",
-        each(_nesterov),
-        "optimizer.adamw.1e+00",
-    ),
-    _adam(
-        "adam-stale-mean",
-        "the update uses the mean from before this gradient",
-        each(_stale_moments),
-        "optimizer.adamw.1e+00",
-    ),
-    _adam(
-        "adam-undamped",
-        "the gradient enters the mean without the factor 1 - beta1",
-        each(_undamped),
-        "optimizer.adamw.1e+00",
-    ),
-    _adam(
-        "adam-sign",
-        "theta grows along the gradient",
-        towards(lambda ops, m, v, s: 0.0 - direction(ops, m, v, s)),
-        "optimizer.adamw.1e+00",
-    ),
-    Mutant(
+    _adam("adam-no-epsilon", "no epsilon", towards(_no_epsilon), "adamw.1e-09"),
+    _adam("adam-no-root", "division by the second moment, not by its root", towards(_no_root), "adamw.1e+02"),
+    _setting("adam-epsilon-1e-6", "epsilon is 1e-6", "adamw.1e-09", epsilon=1e-6),
+    _setting("adam-epsilon-1e-7", "epsilon is 1e-7 (Keras)", "adamw.1e-09", epsilon=1e-7),
+    _setting("adam-beta2-0.999", "beta2 is 0.999 (the default of torch and of the paper)", "adamw.1e+00", beta2=0.999),
+    _setting("adam-beta1-0.95", "beta1 is 0.95", "adamw.1e+00", beta1=0.95),
+    _adam("adam-betas-exchanged", "beta1 and beta2 are exchanged", each(_betas_exchanged)),
+    _adam("adam-amsgrad", "AMSGrad: the second moment never falls", each(_amsgrad)),
+    _adam("adam-nesterov", "Nesterov's momentum: the mean looks one gradient ahead", each(_nesterov)),
+    _adam("adam-stale-mean", "the update uses the mean from before this gradient", each(_stale_moments)),
+    _adam("adam-undamped", "the gradient enters the mean without the factor 1 - beta1", each(_undamped)),
+    _adam("adam-sign", "theta grows along the gradient", towards(lambda ops, m, v, s: 0.0 - direction(ops, m, v, s))),
+    _core(
         "adam-gradient-doubled",
         "the optimizer gets the gradient twice over",
         ADAM,
-        "optimizer.adamw.1e-09",
-        core=_with_gradients(lambda ops, adamw, grads: tree_map(lambda g: 2.0 * g, grads)),
+        "adamw.1e-09",
+        _with_gradients(lambda ops, adamw, grads: tree_map(lambda g: 2.0 * g, grads)),
     ),
-    _setting("clip-none", "no clipping, where it was asked for", "optimizer.clip.active", CLIP, clip=0.0),
-    Mutant(
+    _setting("clip-none", "no clipping, where it was asked for", "clip.active", CLIP, clip=0.0),
+    _core(
         "clip-by-value",
         "each value is clipped by itself",
         CLIP,
-        "optimizer.clip.active",
-        core=_with_gradients(_clipped_by_value, clip=0.0),
+        "clip.active",
+        _with_gradients(_clipped_by_value, clip=0.0),
     ),
-    Mutant(
+    _core(
         "clip-by-tensor",
         "each tensor is clipped by its own norm",
         CLIP,
-        "optimizer.clip.active",
-        core=_with_gradients(_clipped_one_by_one, clip=0.0),
+        "clip.active",
+        _with_gradients(_clipped_one_by_one, clip=0.0),
     ),
-    Mutant(
-        "clip-always",
-        "gradients within the norm are scaled up to it",
-        CLIP,
-        "optimizer.clip.inactive",
-        core={"gpt2spec.optimizer.clip_scale": _always_scaled},
-    ),
-    Mutant(
-        "clip-epsilon",
-        "1e-6 is added to the norm, as torch's clip_grad_norm_ does",
-        CLIP,
-        "optimizer.clip.small",
-        core={"gpt2spec.optimizer.clip_scale": _scaled_with_epsilon},
-    ),
+    _clip("clip-always", "gradients within the norm are scaled up to it", "inactive", _always_scaled),
+    _clip("clip-epsilon", "1e-6 is added to the norm, as torch's clip_grad_norm_ does", "small", _scaled_with_epsilon),
     _norm("clip-norm-squared", "the norm's root is forgotten", _sum_of_squares),
     _norm("clip-norm-summed", "the norms of the tensors are added, not their squares", _sum_of_norms),
     _norm("clip-norm-mean", "the norm is divided by the root of the number of values", _root_mean_square),
@@ -410,7 +331,7 @@ MUTANTS = [
         "clip-mean-only",
         "the second moment is of the gradient before clipping",
         each(_variance_unclipped),
-        "optimizer.clip.active",
+        "clip.active",
         CLIP,
     ),
 ]

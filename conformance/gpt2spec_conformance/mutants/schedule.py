@@ -9,15 +9,8 @@ from gpt2spec.optimizer import WarmupCosine
 from gpt2spec_conformance.mutants.fault import Mutant
 
 SCHEDULE = "a line from peak / warm-up to peak, then half a cosine to final_fraction peak (optimizer.WarmupCosine)"
-
-
-def _schedule(rate: Callable[[Callable[[int], float], WarmupCosine, int], float]) -> dict[str, Callable[..., Any]]:
-    """Replaces learning rates by `rate(right, schedule, update)`, where `right(update)` is the right one."""
-
-    def learning_rates(original: Any, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:
-        return [rate(lambda update: original(schedule, [update])[0], schedule, update) for update in updates]
-
-    return {"learning_rates": learning_rates}
+Rate = Callable[[Callable[[int], float], WarmupCosine, int], float]
+"""The learning rate by `rate(right, schedule, update)`, where `right(update)` is the right one."""
 
 
 def _half_cosine(schedule: WarmupCosine, progress: float) -> float:
@@ -25,8 +18,8 @@ def _half_cosine(schedule: WarmupCosine, progress: float) -> float:
     return floor + (schedule.peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _to_a_tenth(right: Any, schedule: WarmupCosine, update: int) -> float:
-    return dataclasses.replace(schedule, final_fraction=0.1)(update)
+def _to(fraction: float) -> Rate:
+    return lambda right, schedule, update: dataclasses.replace(schedule, final_fraction=fraction)(update)
 
 
 def _whole_run(right: Any, schedule: WarmupCosine, update: int) -> float:
@@ -58,8 +51,14 @@ def _no_warmup(right: Any, schedule: WarmupCosine, update: int) -> float:
     return schedule.peak if update <= schedule.warmup else right(update)
 
 
-def _rate(name: str, summary: str, rate: Any) -> Mutant:
-    return Mutant(name, summary, SCHEDULE, "schedule.warmup-cosine.brief", subject=_schedule(rate))
+def _rate(name: str, summary: str, rate: Rate, killed_by: str = "brief") -> Mutant:
+    """Replaces the learning rates, counted from update 1."""
+
+    def learning_rates(original: Any, schedule: WarmupCosine, updates: Sequence[int]) -> list[float]:
+        return [rate(lambda update: original(schedule, [update])[0], schedule, update) for update in updates]
+
+    case = f"schedule.warmup-cosine.{killed_by}"
+    return Mutant(name, summary, SCHEDULE, case, subject={"learning_rates": learning_rates})
 
 
 MUTANTS = [
@@ -74,14 +73,8 @@ MUTANTS = [
         lambda right, schedule, update: right(update + 1),
     ),
     _rate("warmup-none", "no warm-up: the peak from the first update", _no_warmup),
-    _rate("cosine-to-tenth", "the cosine ends at a tenth of the peak", _to_a_tenth),
-    Mutant(
-        "cosine-to-zero",
-        "the cosine ends at zero, where a floor was asked for",
-        SCHEDULE,
-        "schedule.warmup-cosine.floor",
-        subject=_schedule(lambda right, schedule, update: dataclasses.replace(schedule, final_fraction=0.0)(update)),
-    ),
+    _rate("cosine-to-tenth", "the cosine ends at a tenth of the peak", _to(0.1)),
+    _rate("cosine-to-zero", "the cosine ends at zero, where a floor was asked for", _to(0.0), "floor"),
     _rate("cosine-of-whole-run", "the cosine's progress counts the warm-up: it begins below the peak", _whole_run),
     _rate("cosine-too-long", "the cosine ends `steps` updates after the warm-up", _after_warmup),
     _rate("cosine-restarts", "beyond its end the cosine rises again", _restarting),

@@ -15,6 +15,7 @@ BLOCK = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x)) (model.block)"
 LAYERS = "each layer has weights of its own, in order (model.transformer)"
 HEAD = "logits are ln_f(x) W_e^T: the head is the token embedding, without scale or bias (TensorOps.unembed)"
 KILLED_BY = "model.logits.probe.L1"
+Change = Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Branches:
@@ -115,16 +116,6 @@ def _scaled_residual(b: Branches, x: Tensor) -> Tensor:
     return (x + b.drop(b.mlp(b.norm("ln_2", x)), 2)) * math.sqrt(0.5)
 
 
-def _embedding(change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
-    """Embeds with other tables, `change(ops, wte, wpe)`."""
-
-    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
-        wte, wpe = change(ops, params["wte"]["weight"], params["wpe"]["weight"])
-        return original(ops, {"wte": {"weight": wte}, "wpe": {"weight": wpe}}, tokens, positions)
-
-    return embed
-
-
 def _next_position(ops: TensorOps, wte: Tensor, wpe: Tensor) -> tuple[Tensor, Tensor]:
     return wte, ops.concat([wpe[1:], wpe[-1:]], 0)
 
@@ -133,31 +124,9 @@ def _reversed_positions(ops: TensorOps, wte: Tensor, wpe: Tensor) -> tuple[Tenso
     return wte, ops.take(wpe, wpe.shape[0] - 1 - ops.arange(wpe.shape[0]), 0)
 
 
-def _layers(change: Callable[[list[Tree]], list[Tree]]) -> Callable[..., Any]:
-    """Runs the transformer over other layers."""
-
-    def transformer(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
-        blocks = ops.stack_layers(change(ops.unstack_layers(params["blocks"])))
-        return original(ops, config, {**params, "blocks": blocks}, *args, **kwargs)
-
-    return transformer
-
-
 def _last_silenced(layers: list[Tree]) -> list[Tree]:
     """Sets the last layer to zeros, which adds nothing to the stream; the layer and its cache stay where they are."""
     return [*layers[:-1], tree_map(lambda x: 0.0 * x, layers[-1])]
-
-
-def _head(change: Callable[[TensorOps, Tensor, Tensor], tuple[Tensor, Tensor]]) -> dict[str, Callable[..., Tensor]]:
-    """Puts other inputs into the head, `change(ops, x, wte)`, for both logits and loss."""
-
-    def unembed(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:
-        return original(*change(ops, x, wte))
-
-    def head_cross_entropy(original: Any, ops: TensorOps, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
-        return TensorOps.head_cross_entropy(ops, x, wte, targets)  # the definition, through this `unembed`
-
-    return {"unembed": unembed, "head_cross_entropy": head_cross_entropy}
 
 
 def _another_matrix(ops: TensorOps, x: Tensor, wte: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,18 +142,36 @@ def _block(name: str, summary: str, body: Body, killed_by: str = KILLED_BY) -> M
     return Mutant(name, summary, BLOCK, killed_by, core=block_of(body))
 
 
-def _embed(name: str, summary: str, change: Any) -> Mutant:
-    return Mutant(name, summary, EMBED, KILLED_BY, core={"gpt2spec.model.embed": _embedding(change)})
+def _embed(name: str, summary: str, change: Change) -> Mutant:
+    """Embeds with other tables, `change(ops, wte, wpe)`."""
+
+    def embed(original: Any, ops: TensorOps, params: Tree, tokens: Tensor, positions: Tensor) -> Tensor:
+        wte, wpe = change(ops, params["wte"]["weight"], params["wpe"]["weight"])
+        return original(ops, {"wte": {"weight": wte}, "wpe": {"weight": wpe}}, tokens, positions)
+
+    return Mutant(name, summary, EMBED, KILLED_BY, core={"gpt2spec.model.embed": embed})
 
 
 def _stack(name: str, summary: str, change: Callable[[list[Tree]], list[Tree]]) -> Mutant:
-    transformer = _layers(change)
-    core = {"gpt2spec.model.transformer": transformer}
-    return Mutant(name, summary, LAYERS, "model.logits.probe.L2", core=core)
+    """Runs the transformer over other layers."""
+
+    def transformer(original: Any, ops: TensorOps, config: GPT2Config, params: Tree, *args: Any, **kwargs: Any) -> Any:
+        blocks = ops.stack_layers(change(ops.unstack_layers(params["blocks"])))
+        return original(ops, config, {**params, "blocks": blocks}, *args, **kwargs)
+
+    return Mutant(name, summary, LAYERS, "model.logits.probe.L2", core={"gpt2spec.model.transformer": transformer})
 
 
-def _tied(name: str, summary: str, change: Any) -> Mutant:
-    return Mutant(name, summary, HEAD, KILLED_BY, ops=_head(change))
+def _tied(name: str, summary: str, change: Change) -> Mutant:
+    """Puts other inputs into the head, `change(ops, x, wte)`, for both logits and loss."""
+
+    def unembed(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:
+        return original(*change(ops, x, wte))
+
+    def head_cross_entropy(original: Any, ops: TensorOps, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
+        return TensorOps.head_cross_entropy(ops, x, wte, targets)  # the definition, through this `unembed`
+
+    return Mutant(name, summary, HEAD, KILLED_BY, ops={"unembed": unembed, "head_cross_entropy": head_cross_entropy})
 
 
 MUTANTS = [
