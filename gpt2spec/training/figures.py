@@ -57,7 +57,8 @@ class Figures:
             return
         fetched = [{name: self._number(record.pop(name)) for name in ("loss", "grad_norm")} for record in self._pending]
         speed = len(fetched) * self._tokens_per_step / max(1e-9, time.perf_counter() - self._since)
-        *lines, last = [self._line(*each, speed) for each in zip(self._pending, fetched, strict=True)]
+        pairs = zip(self._pending, fetched, strict=True)
+        *lines, last = [self._line(record, figures, speed) for record, figures in pairs]
         for line in lines:
             self._check(line)
             self._reports.step(line)
