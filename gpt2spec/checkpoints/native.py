@@ -109,15 +109,16 @@ class NativeCheckpoint:
 
     def training(self) -> TrainingState:
         """The moments, read, and the progress."""
-        m, v = ({name: entry.load() for name, entry in self.moments()[kind].items()} for kind in MOMENTS)
+        moments = self.moments()
+        m, v = ({name: entry.load() for name, entry in moments[kind].items()} for kind in MOMENTS)
         return TrainingState(m, v, dict(self.progress))
 
-    def shards(self, *kinds: str) -> list[str]:
-        """The files of shards, or those of some kinds, "params", "m" or "v": what is there, and what should be."""
-        places = tuple(f"{PARTS}/{kind}/" for kind in kinds) or f"{PARTS}/"
+    def shards(self, kind: str | None = None) -> list[str]:
+        """The files of all shards, or those of one kind, "params", "m" or "v": what is there, and what should be."""
+        place = f"{PARTS}/" if kind is None else f"{PARTS}/{kind}/"
         paths = (path for path in (self.folder / PARTS).rglob("*") if path.is_file())
         found = {path.relative_to(self.folder).as_posix() for path in paths}
-        return [name for name in sorted(found | self.sums.keys()) if name.startswith(places)]
+        return [name for name in sorted(found | self.sums.keys()) if name.startswith(place)]
 
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Raise `CheckpointError` unless some files, by default all, are there and have their recorded hashes."""
