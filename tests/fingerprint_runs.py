@@ -25,6 +25,8 @@ TRAIN += ["--dropout", "0.1", "--set", "optimizer.clip=0.5", "--lr", "0.003", "-
 SHORT = ["--steps", "4", "--eval-every", "2", "--eval-windows", "4", "--checkpoint-every", "2"]
 MEASURED = ("tokens_per_second", "peak_memory", "seconds", "mfu")
 """What metrics say of the machine."""
+PROGRESS = r"step +\d+/\d+ |.* MB/s"
+"""A line that is printed every ten seconds."""
 NOISE = {
     r"\d[\d,.]* tokens/s": "N tokens/s",
     r"\d[\d,.]* tokens a second": "N tokens a second",
@@ -48,18 +50,21 @@ def normalised(text: str, folder: Path) -> str:
     return text
 
 
-def run(folder: Path, line: list[str], inputs: str = "", variables: dict[str, str] | None = None) -> str:
-    """What a command that succeeds prints to its standard output."""
+def run(
+    folder: Path, line: list[str], inputs: str = "", variables: dict[str, str] | None = None, errors: bool = False
+) -> str:
+    """What a command that succeeds prints to its standard output, and with `errors` to standard error after that."""
     environment = {**os.environ, **(variables or {})}
     done = subprocess.run(line, cwd=folder, env=environment, input=inputs, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{line} ended with {done.returncode}: {done.stderr}")
-    return normalised(done.stdout, folder)
+    shown = [text for text in done.stderr.splitlines() if errors and not re.match(PROGRESS, text)]
+    return normalised("\n".join([done.stdout, *shown]) if errors else done.stdout, folder)
 
 
-def command(folder: Path, *arguments: str, inputs: str = "") -> str:
-    """What `gpt2spec` prints."""
-    return run(folder, [*GPT2SPEC, *arguments], inputs)
+def command(folder: Path, *arguments: str, inputs: str = "", errors: bool = True) -> str:
+    """What `gpt2spec` prints, its messages on standard error as well."""
+    return run(folder, [*GPT2SPEC, *arguments], inputs, errors=errors)
 
 
 def write_text(folder: Path) -> None:
@@ -101,7 +106,8 @@ def records(path: Path) -> str:
 
 def run_files(folder: Path, out: str, *options: str, line: list[str] | None = None, **variables: str) -> Entries:
     """What a training run prints, and its files."""
-    printed = run(folder, [*(line or GPT2SPEC), *TRAIN, *options, "--out", out], variables=variables)
+    errors = line is None and "--backend" not in options  # frameworks have warnings of their own
+    printed = run(folder, [*(line or GPT2SPEC), *TRAIN, *options, "--out", out], variables=variables, errors=errors)
     yield f"{out}.printed", printed
     yield from files(folder / out, folder)
 
@@ -230,7 +236,8 @@ def torch_ranks(kind: str) -> Callable[[Path], Entries]:
         run(folder, [*TORCHRUN, *resumed])
         command(folder, "convert", "parts", "gathered", "--to", "gpt2spec")
         yield from files(folder / "gathered", folder)
-        yield "resumed.by.one", command(folder, *resumed, "--parallel", "none", "--checkpoint-format", "whole")
+        alone = [*GPT2SPEC, *resumed, "--parallel", "none", "--checkpoint-format", "whole"]
+        yield "resumed.by.one", run(folder, alone)
         yield from files(folder / "parts", folder)
 
     return group
@@ -280,7 +287,8 @@ def tinygrad_run(*options: str) -> Callable[[Path], Entries]:
     def group(folder: Path) -> Entries:
         write_text(folder)
         line = [*TRAIN[:8], "--dropout", "0.1", "--backend", "tinygrad", "--device", "CPU", "--steps", "3"]
-        yield "printed", command(folder, *line, "--eval-every", "3", "--out", "run", *options)
+        line += ["--eval-every", "3", "--out", "run", *options]
+        yield "printed", command(folder, *line, errors=False)
         yield from files(folder / "run", folder)
 
     return group
