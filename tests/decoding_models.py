@@ -152,5 +152,5 @@ def framework(name: str, **options: Any) -> Backend:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{name} must be installed here: {error}")
         pytest.skip(f"{name} is not installed")
-    module = importlib.import_module(f"gpt2spec_{name}.backend")
+    module = importlib.import_module(f"gpt2spec_{name}.create")
     return module.create(device="cpu", **FRAMEWORK_OPTIONS.get(name, {}), **options)

@@ -84,7 +84,7 @@ def make(name, **options):
         if os.environ.get("CI") == "true":
             pytest.fail(f"{framework} must be installed here: {error}")
         pytest.skip(f"{framework} is not installed")
-    return importlib.import_module(f"gpt2spec_{framework}.backend").create(
+    return importlib.import_module(f"gpt2spec_{framework}.create").create(
         device="cpu", **OPTIONS.get(name, {}), **options
     )
 
@@ -518,7 +518,7 @@ def test_rematerialised_blocks_give_the_same_gradients(reference):
 @pytest.mark.parametrize("name", ["torch", "jax", "tinygrad"])
 def test_mistakes_are_told_in_one_line(name):
     backend = make(name)
-    create = importlib.import_module(f"gpt2spec_{name}.backend").create
+    create = importlib.import_module(f"gpt2spec_{name}.create").create
     flag = {"torch": "compile", "jax": "remat", "tinygrad": "compile"}[name]
     one_cpu = {"jax": "cpu:99", "torch": "cpu:99", "tinygrad": "cpu:x"}[name]  # tinygrad has as many as one likes
     for options, words in [
