@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from gpt2spec.errors import StorageError
+from gpt2spec.errors import DataError, StorageError
 from gpt2spec.locks import held, hold
 
 _REASONS = {
@@ -41,6 +41,15 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise StorageError(f"cannot write {path}: {reason}") from error
+
+
+@contextmanager
+def data_errors(what: object) -> Iterator[None]:
+    """Turn an `OSError` from reading `what`, such as a path, into a `DataError` that says why."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {what}: {error.strerror or error}") from error
 
 
 def make_folder(path: Path) -> Path:

@@ -10,15 +10,20 @@ import numpy as np
 
 from gpt2spec.checkpoints import huggingface_folder, llmc, nanogpt, native
 from gpt2spec.checkpoints.opening import open_checkpoint
-from gpt2spec.checkpoints.reader import CheckpointReader
+from gpt2spec.checkpoints.reader import CheckpointReader, Tensors
 from gpt2spec.checkpoints.stored import decoded, encoded, sha256_of_values
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord, record_of, tokenizer_of_size
 from gpt2spec.config import GPT2Config
 from gpt2spec.errors import CheckpointError, ConfigError, nearest
 from gpt2spec.files import atomic_folder, atomic_write, make_folder, storage_errors
+from gpt2spec.parameters import weight_table
 
 DTYPES = ("float32", "bfloat16")
-Tensors = Iterable[tuple[str, np.ndarray]]
+
+
+def order_of_table(config: GPT2Config) -> list[str]:
+    """The names of the weights in the order of the weight table."""
+    return [weight.name for weight in weight_table(config)]
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,9 @@ class Format:
 
     Attributes:
         title: its name for people.
-        order: yields the weights in the order of the file.
-        check: raises where the format cannot express a configuration.
         write: writes (seekable file or empty folder, configuration, weights in `order`, dtype, tokenizer or None).
+        order: yields the weights in the order of the file.
+        epsilon: that of its layer norm, where the format has no place for another.
         is_folder: whether it is a folder rather than a file.
         files: the files that such a folder may have.
         training: whether it also has the training state, as only our own format has.
@@ -38,9 +43,9 @@ class Format:
     """
 
     title: str
-    order: Callable[[GPT2Config], Iterator[str]]
-    check: Callable[[GPT2Config], None]
     write: Callable[[Any, GPT2Config, Tensors, str, TokenizerRecord | None], None]
+    order: Callable[[GPT2Config], Iterable[str]] = order_of_table
+    epsilon: float | None = None
     is_folder: bool = False
     files: frozenset[str] = frozenset()
     training: bool = False
@@ -51,20 +56,14 @@ class Format:
 WRITABLE = {
     "hf": Format(
         "Hugging Face",
-        huggingface_folder.order,
-        lambda config: None,
         huggingface_folder.write_folder,
         is_folder=True,
         files=huggingface_folder.FILES,
     ),
-    "nanogpt": Format(
-        "nanoGPT", nanogpt.order, nanogpt.check_expressible, nanogpt.write_nanogpt, notes=(nanogpt.GELU_NOTE,)
-    ),
-    "llmc": Format("llm.c", llmc.order, llmc.check_expressible, llmc.write_llmc, keeps_tokenizer=False),
+    "nanogpt": Format("nanoGPT", nanogpt.write_nanogpt, epsilon=nanogpt.EPSILON, notes=(nanogpt.GELU_NOTE,)),
+    "llmc": Format("llm.c", llmc.write_llmc, llmc.order, llmc.EPSILON, keeps_tokenizer=False),
     "gpt2spec": Format(
         "gpt2spec, whole",
-        huggingface_folder.order,
-        lambda config: None,
         native.write_weights,
         is_folder=True,
         files=native.FILES,
@@ -105,7 +104,10 @@ def convert(
         raise ConfigError(
             f"there is no dtype {dtype!r} to write{nearest(dtype, DTYPES)}; there are {', '.join(DTYPES)}"
         )
-    form.check(reader.config)
+    if form.epsilon not in (None, reader.config.layer_norm_epsilon):
+        raise CheckpointError(
+            f"{form.title}'s layer norm has epsilon {form.epsilon}; this model's is {reader.config.layer_norm_epsilon}"
+        )
     training = native.with_training(reader) if form.training else None
     with storage_errors(target):
         check_target(reader.path, target, form, force)

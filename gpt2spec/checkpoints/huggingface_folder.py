@@ -7,13 +7,11 @@ here have a `SHA256SUMS`, by which damage is detected.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json, special_tokens
-from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, drop_tied_head, entry_of, fitting
+from gpt2spec.checkpoints.reader import TRANSFORMER, CheckpointReader, Entry, Tensors, drop_tied_head, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import read_errors
 from gpt2spec.checkpoints.sums import SUMS, recorded_sums, verify_chosen, verify_listed, write_sums
@@ -64,19 +62,10 @@ def open_folder(folder: Path) -> CheckpointReader:
     )
 
 
-def order(config: GPT2Config) -> Iterator[str]:
-    """The names of the weights in the order of the file."""
-    yield from (weight.name for weight in weight_table(config))
-
-
 def write_folder(
-    folder: Path,
-    config: GPT2Config,
-    tensors: Iterable[tuple[str, np.ndarray]],
-    dtype: str,
-    record: TokenizerRecord | None,
+    folder: Path, config: GPT2Config, tensors: Tensors, dtype: str, record: TokenizerRecord | None
 ) -> None:
-    """Fill an empty folder. The weights come in `order(config)`; the tokenizer is written where `record` has it."""
+    """Fill an empty folder. The weights come in the order of their table, and `record` may have the tokenizer."""
     metadata = {"format": "pt"} | ({} if record is None else {"tokenizer": record.id})
     with (folder / SAFETENSORS).open("wb") as file:
         sha256 = write_safetensors(file, weight_table(config), tensors, dtype, metadata)

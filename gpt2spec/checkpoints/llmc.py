@@ -10,13 +10,13 @@ apart, so that no block of a disk that is lost takes both away and leaves the re
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from gpt2spec.checkpoints.reader import CheckpointReader, config_with, entry_of, fitting, is_projection
+from gpt2spec.checkpoints.reader import CheckpointReader, Tensors, config_with, entry_of, fitting, is_projection
 from gpt2spec.checkpoints.stored import StoredArray, encoded, read_errors
 from gpt2spec.checkpoints.tokenizers import TokenizerRecord
 from gpt2spec.config import GPT2Config
@@ -97,18 +97,8 @@ def order(config: GPT2Config) -> Iterator[str]:
     yield from ("ln_f.weight", "ln_f.bias")
 
 
-def check_expressible(config: GPT2Config) -> None:
-    """Raise for what llm.c's code does not have."""
-    if config.layer_norm_epsilon != EPSILON:
-        raise CheckpointError(f"llm.c's layer norm has epsilon {EPSILON}; this model's is {config.layer_norm_epsilon}")
-
-
 def write_llmc(
-    file: BinaryIO,
-    config: GPT2Config,
-    tensors: Iterable[tuple[str, np.ndarray]],
-    dtype: str,
-    record: TokenizerRecord | None,
+    file: BinaryIO, config: GPT2Config, tensors: Tensors, dtype: str, record: TokenizerRecord | None
 ) -> None:
     """Write the weights, which come in `order(config)`. The format has no place for a tokenizer."""
     del record

@@ -8,7 +8,7 @@ not say with which the model was trained.
 Source: `train.py` and `model.py` of github.com/karpathy/nanoGPT.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from gpt2spec.checkpoints.reader import (
     TRANSFORMER,
     CheckpointReader,
     Entry,
+    Tensors,
     check_layers,
     config_with,
     drop_tied_head,
@@ -66,25 +67,8 @@ def open_nanogpt(path: Path) -> CheckpointReader:
     return CheckpointReader(path, "nanoGPT", config, fitting(path, config, entries), tokenizer, (GELU_NOTE,), merges)
 
 
-def order(config: GPT2Config) -> Iterator[str]:
-    """The names of the weights in the order of the file."""
-    yield from (weight.name for weight in weight_table(config))
-
-
-def check_expressible(config: GPT2Config) -> None:
-    """Raise where nanoGPT's code cannot express a configuration."""
-    if config.layer_norm_epsilon != EPSILON:
-        raise CheckpointError(
-            f"nanoGPT's layer norm has epsilon {EPSILON}; this model's is {config.layer_norm_epsilon}"
-        )
-
-
 def write_nanogpt(
-    file: BinaryIO,
-    config: GPT2Config,
-    tensors: Iterable[tuple[str, np.ndarray]],
-    dtype: str,
-    record: TokenizerRecord | None,
+    file: BinaryIO, config: GPT2Config, tensors: Tensors, dtype: str, record: TokenizerRecord | None
 ) -> None:
     """Write a checkpoint that nanoGPT can sample from and train further, from update 0 with AdamW's moments at zero.
 

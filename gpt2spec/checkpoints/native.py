@@ -23,12 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from gpt2spec.checkpoints.huggingface import config_from_json, config_to_json
-from gpt2spec.checkpoints.reader import CheckpointReader, Entry, entry_of, fitting
+from gpt2spec.checkpoints.reader import CheckpointReader, Entry, Tensors, entry_of, fitting
 from gpt2spec.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gpt2spec.checkpoints.stored import StoredArray, read_errors
 from gpt2spec.checkpoints.sums import SUMS, lists, readable_sum, recorded_sums, write_sums
@@ -243,11 +242,7 @@ def with_training(reader: CheckpointReader) -> NativeCheckpoint:
 
 
 def write_weights(
-    folder: Path,
-    config: GPT2Config,
-    tensors: Iterable[tuple[str, np.ndarray]],
-    dtype: str,
-    record: TokenizerRecord | None,
+    folder: Path, config: GPT2Config, tensors: Tensors, dtype: str, record: TokenizerRecord | None
 ) -> None:
     """Write the weights of a checkpoint, in the order of the weight table, and its tokenizer; see `copy_training`."""
     if dtype != "float32":

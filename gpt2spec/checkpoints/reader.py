@@ -1,6 +1,6 @@
 """The reader that every format is opened as: a configuration, and weights that are read one at a time."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from gpt2spec.parameters import HostParams, weight_table
 WEIGHTS_OF_A_LAYER, OTHER_WEIGHTS = 12, 4
 TRANSFORMER, HEAD, EMBEDDING = "transformer.", "lm_head.weight", "wte.weight"
 """The prefix of names in PyTorch models, their output head, and the weight that it shares."""
+
+Tensors = Iterable[tuple[str, np.ndarray]]
+"""Weights with our names and shapes, one after the other, in the order in which a format stores them."""
 
 
 @dataclass(frozen=True)

@@ -42,15 +42,16 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     """
     try:
         # The file is opened first, because the package says of any file it cannot open that it does not exist.
-        with read_errors(path), path.open("rb"), safe_open(path, "np"):
-            header, start = _header(path)
+        with read_errors(path), path.open("rb") as file, safe_open(path, "np"):
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length), object_pairs_hook=_without_repetition)
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     metadata = header.pop("__metadata__", None) or {}
     tensors = {
         name: StoredArray(
             path,
-            start + described["data_offsets"][0],
+            8 + length + described["data_offsets"][0],
             _DTYPES.get(described["dtype"], described["dtype"]),
             tuple(described["shape"]),
         )
@@ -79,13 +80,6 @@ def write_safetensors(
     for _, values in tensors:
         hashed.write(encoded(values, dtype).reshape(-1).data)
     return hashed.sha256.hexdigest()
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and the offset at which the values begin."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length), object_pairs_hook=_without_repetition), 8 + length
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

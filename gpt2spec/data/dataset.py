@@ -8,8 +8,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,7 @@ from gpt2spec.data.token_files import (
     read_token_files,
 )
 from gpt2spec.errors import DataError, StorageError
-from gpt2spec.files import sha256_of_file
+from gpt2spec.files import data_errors, sha256_of_file
 from gpt2spec.tokenizer import Tokenizer, gpt2_tokenizer
 
 HASHED_TOKENS = 500_000_000
@@ -47,7 +46,7 @@ class Checksum(NamedTuple):
 
     def verify(self, progress: Callable[[int], object] = lambda count: None) -> None:
         """Read the file and raise `DataError` where its hash differs. `progress` is called after every read."""
-        with self._reading():
+        with data_errors(f"the shard {self.path}"):
             found = sha256_of_file(self.path, progress)
         if found != self.sha256:
             raise DataError(
@@ -57,15 +56,8 @@ class Checksum(NamedTuple):
 
     def size(self) -> int:
         """The size of the file in bytes."""
-        with self._reading():
+        with data_errors(f"the shard {self.path}"):
             return self.path.stat().st_size
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(f"cannot read the shard {self.path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpt2spec.data.manifest import ShardEntry
 from gpt2spec.errors import DataError, InputError
-from gpt2spec.files import atomic_write, sha256_of_file, storage_errors
+from gpt2spec.files import atomic_write, data_errors, sha256_of_file, storage_errors
 
 MAGIC = 20240520
 VERSION = 1
@@ -89,12 +89,10 @@ def read_shard(path: Path) -> np.ndarray:
     Raises `DataError` for a file that cannot be read, is no shard, has another version, or whose size does not
     match its header.
     """
-    try:
+    with data_errors(f"the shard {path}"):
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(HEADER_BYTES)
-    except OSError as error:
-        raise DataError(f"cannot read the shard {path}: {error.strerror or error}") from error
     if len(start) < HEADER_BYTES:
         raise DataError(f"{path} is no token shard: it has {size} bytes, less than a header of {HEADER_BYTES}")
     magic, version, count = (int(value) for value in np.frombuffer(start, "<i4", 3))

@@ -14,13 +14,13 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from gpt2spec.data.compression import COMPRESSIONS, decompressed
 from gpt2spec.errors import ConfigError, DataError, nearest
+from gpt2spec.files import data_errors
 
 CHUNK_BYTES = 1 << 20
 FORMATS = ("txt", "jsonl", "csv", "parquet")
@@ -79,7 +79,7 @@ class Pass:
 
     def stored(self) -> Iterator[bytes]:
         """The bytes of the source as they are on disk; `DataError` where it cannot be read."""
-        with _reading(self.source), self.source.open() as file:
+        with data_errors(self.source.label), self.source.open() as file:
             while data := file.read(CHUNK_BYTES):
                 self._digest.update(data)
                 self.bytes += len(data)
@@ -218,11 +218,3 @@ def _is_text(path: Path) -> bool:
 def _and_end(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield from chunks
     yield b""
-
-
-@contextmanager
-def _reading(source: Source) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot read {source.label}: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpt2spec.data.shards import MAGIC, Tokens, read_shard
 from gpt2spec.errors import DataError
+from gpt2spec.files import data_errors
 
 META = "meta.pkl"
 _ENDS = 1 << 20
@@ -92,12 +93,10 @@ def _beside(path: Path) -> list[Path]:
 
 def _read(path: Path) -> np.ndarray:
     """The tokens of a file, which has llm.c's header, or else one of nanoGPT's two names and no header."""
-    try:
+    with data_errors(path):
         with path.open("rb") as file:
             start = file.read(12)
         size = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     header = np.frombuffer(start, "<i4") if len(start) == 12 else np.zeros(3, "<i4")
     # A header in which a single field is damaged is a header all the same, not the beginning of a nanoGPT file.
     has_header = bool((header[:2] == [MAGIC, 1]).any()) or int(header[2]) * 2 + 1024 == size

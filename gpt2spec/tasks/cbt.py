@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2spec.errors import DataError
-from gpt2spec.tasks.choices import Choice, chosen
+from gpt2spec.tasks.choices import Choice, ChoiceTask, chosen
 from gpt2spec.tasks.detokenise import PTB, Style
 from gpt2spec.tasks.published import published
 from gpt2spec.tasks.reader import Reader
-from gpt2spec.tasks.requests import Asked, Request
+from gpt2spec.tasks.requests import Asked
 from gpt2spec.tasks.sources import only_file, read_text
-from gpt2spec.tasks.task import Score, Task, mean_score
+from gpt2spec.tasks.task import Score, mean_score
 
 BLANK = "XXXXX"
 SENTENCES = 20
@@ -21,7 +21,7 @@ _WORDS = {"``": '"', "''": '"', "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-
 
 
 @dataclass(frozen=True)
-class ChildrensBooks(Task):
+class ChildrensBooks(ChoiceTask):
     """The test for one kind of word: `kind` is "CN" for common nouns, "NE" for named entities."""
 
     kind: str
@@ -31,10 +31,6 @@ class ChildrensBooks(Task):
         path = only_file(path, f"cbtest_{self.kind}_valid*.txt", f"cbtest_{self.kind}_test*.txt")
         blocks = [block.strip().split("\n") for block in read_text(path).split("\n\n") if block.strip()]
         return [_example(block, path) for block in blocks]
-
-    def requests(self, example: Choice, reader: Reader) -> list[Request]:
-        """Ask how likely each word is together with the rest of the sentence."""
-        return [reader.likelihood(example.context, ending) for ending in example.endings]
 
     def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
         """Accuracy."""

@@ -39,17 +39,21 @@ def chosen(examples: Sequence[Choice], asked: Sequence[Asked], by_length: bool =
     return [best(totals(e, a.likely)) == e.right for e, a in zip(examples, asked, strict=True)]
 
 
-class HellaSwag(Task):
+class ChoiceTask(Task):
+    """A task that asks which of some endings is the likeliest."""
+
+    def requests(self, example: Choice, reader: Reader) -> list[Request]:
+        """Ask how likely each ending is after the context."""
+        return [reader.likelihood(example.context, ending) for ending in example.endings]
+
+
+class HellaSwag(ChoiceTask):
     """HellaSwag asks what happens next, with four endings to choose from (Zellers et al. 2019)."""
 
     def read(self, path: Path) -> list[Choice]:
         """Read `hellaswag_val.jsonl`; the test set has no labels."""
         keys = ("activity_label", "ctx_a", "ctx_b", "endings", "label")
         return [_hellaswag(each) for each in json_lines(only_file(path, "hellaswag_val*.jsonl"), *keys)]
-
-    def requests(self, example: Choice, reader: Reader) -> list[Request]:
-        """Ask how likely each ending is after the context."""
-        return [reader.likelihood(example.context, ending) for ending in example.endings]
 
     def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
         """The accuracy by the likelihood of the whole ending, and by the likelihood per character."""
@@ -69,7 +73,7 @@ class HellaSwag(Task):
         ]
 
 
-class StoryCloze(Task):
+class StoryCloze(ChoiceTask):
     """StoryCloze asks which of two sentences ends a story of four (Mostafazadeh et al. 2016)."""
 
     def read(self, path: Path) -> list[Choice]:
@@ -85,10 +89,6 @@ class StoryCloze(Task):
             )
             for row in rows
         ]
-
-    def requests(self, example: Choice, reader: Reader) -> list[Request]:
-        """Ask how likely each ending is after the story."""
-        return [reader.likelihood(example.context, ending) for ending in example.endings]
 
     def scores(self, examples: Sequence[Choice], asked: Sequence[Asked], reader: Reader) -> list[Score]:
         """The accuracy by the likelihood of the whole ending, and by the likelihood per character."""

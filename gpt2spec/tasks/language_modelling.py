@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2spec.errors import DataError
+from gpt2spec.files import data_errors
 from gpt2spec.metrics import likelihood
 from gpt2spec.metrics.uncertainty import perplexity_standard_error, ratio_standard_error
 from gpt2spec.tasks.detokenise import BILLION_WORDS, PTB, WIKITEXT, Style
@@ -107,13 +108,11 @@ class Compression(Task):
         """Read the last twentieth of the file, from the first whole character on."""
         path = only_file(path, self.name)
         try:
-            with path.open("rb") as file:
+            with data_errors(path), path.open("rb") as file:
                 size = file.seek(0, 2)
                 file.seek(size - size // TEST_SHARE)
                 content = file.read()
             text = content.lstrip(bytes(range(0x80, 0xC0))).decode("utf-8")
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not {self.name}: it is not UTF-8 ({error.reason})") from error
         return [Passage(text, len(text.encode()) if self.unit == "byte" else len(text))] if text else []

@@ -7,6 +7,7 @@ positions at a time: [B, T, V] never exists.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -123,15 +124,9 @@ def rows_of(request: Likelihood, n_ctx: int) -> list[Row]:
 def batches(lengths: Sequence[int], batch_size: int, n_ctx: int) -> Iterator[list[int]]:
     """Group rows of equal padded width, at most `batch_size` each, the longest first. Yields their indices."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batch: list[int] = []
-    for place in order:
-        full = len(batch) == batch_size
-        if batch and (full or width_of(lengths[place], n_ctx) != width_of(lengths[batch[0]], n_ctx)):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    for _, group in itertools.groupby(order, lambda i: width_of(lengths[i], n_ctx)):
+        places = list(group)
+        yield from (places[first : first + batch_size] for first in range(0, len(places), batch_size))
 
 
 def width_of(length: int, n_ctx: int) -> int:

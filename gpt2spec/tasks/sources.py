@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gpt2spec.errors import DataError
+from gpt2spec.files import data_errors
 
 
 def read_text(path: Path, newline: str | None = None) -> str:
     """Read a file of UTF-8 text; `newline=""` leaves its line ends as they are."""
     try:
-        with path.open(encoding="utf-8", newline=newline) as file:
+        with data_errors(path), path.open(encoding="utf-8", newline=newline) as file:
             return file.read().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def only_file(path: Path, *patterns: str) -> Path:

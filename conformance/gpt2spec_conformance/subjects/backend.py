@@ -14,8 +14,10 @@ from gpt2spec.config import GPT2Config
 from gpt2spec.decoding import generator, sampling
 from gpt2spec.decoding.options import GenerateOptions
 from gpt2spec.model import Past, cached_forward, empty_cache, forward_with_taps
+from gpt2spec.ops import Tensor
 from gpt2spec.optimizer import AdamW, WarmupCosine, apply_gradients, initial_state, train_step, update_scalars
 from gpt2spec.parameters import HostParams, initial_parameters
+from gpt2spec.tree import Tree
 from gpt2spec_conformance.level import LEVELS
 from gpt2spec_conformance.subjects.interface import Subject
 
@@ -134,9 +136,9 @@ class BackendSubject(Subject):
             columns = start[:, None] + np.arange(width)
             piece = backend.put(np.take_along_axis(tokens, columns, 1))
             if width > 1 and not position.any():  # as decoding reads prompts
-                cache, logits = self._prefill(config, width)(cache, device_params, piece)
+                cache, logits = self._cached("prompt", config, width)(cache, device_params, piece)
             else:
-                cache, logits = self._cached_step(config, total)(cache, device_params, piece, backend.put(start))
+                cache, logits = self._cached("piece", config, total)(cache, device_params, piece, backend.put(start))
             for row, (at, values) in enumerate(zip(start, backend.to_numpy(logits), strict=True)):
                 kept = min(width, max(0, lengths[row] - at))
                 found[row, at : at + kept] = values[:kept]
@@ -153,25 +155,13 @@ class BackendSubject(Subject):
         found = generator.generate(self.backend, config, params, prompts, options)
         return [generation.tokens for generation in found]
 
-    def _prefill(self, config: GPT2Config, width: int) -> Any:
-        ops = self.backend.ops
-        return self._program(
-            ("prefill", config, width),
-            lambda: self.backend.jit_update(
-                lambda cache, params, tokens: cached_forward(ops, config, params, Past(cache, None, width), tokens)
-            ),
-        )
+    def _cached(self, kind: str, config: GPT2Config, length: int) -> Any:
+        """A program that reads a "prompt", or a "piece" whose rows begin at the positions that it is given."""
 
-    def _cached_step(self, config: GPT2Config, length: int) -> Any:
-        ops = self.backend.ops
-        return self._program(
-            ("cached", config, length),
-            lambda: self.backend.jit_update(
-                lambda cache, params, tokens, start: cached_forward(
-                    ops, config, params, Past(cache, start, length), tokens
-                )
-            ),
-        )
+        def step(cache: Any, params: Tree, tokens: Tensor, start: Tensor | None = None) -> Any:
+            return cached_forward(self.backend.ops, config, params, Past(cache, start, length), tokens)
+
+        return self._program((kind, config, length), lambda: self.backend.jit_update(step))
 
     def _scalars(self, adamw: AdamW, rate: float, update: int) -> dict[str, Any]:
         scalars = update_scalars(adamw, rate, update)

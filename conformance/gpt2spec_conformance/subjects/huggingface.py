@@ -95,23 +95,16 @@ def _settings(options: GenerateOptions) -> dict[str, Any]:
     if options.repetition_penalty != 1.0:
         settings["repetition_penalty"] = float(options.repetition_penalty)
     if options.beams > 1:
-        stopping = True if options.early_stopping else "never"
-        return {
-            **settings,
-            "num_beams": options.beams,
-            "length_penalty": options.length_penalty,
-            "early_stopping": stopping,
-        }
-    if options.temperature == 0:
-        return settings
-    return {
-        **settings,
-        "do_sample": True,
-        "temperature": options.temperature,
-        "top_k": options.top_k or 0,
-        "top_p": 1.0 if options.top_p is None else options.top_p,
-        "min_p": options.min_p,
-    }
+        settings["num_beams"] = options.beams
+        settings["length_penalty"] = options.length_penalty
+        settings["early_stopping"] = options.early_stopping or "never"
+    elif options.temperature != 0:
+        settings["do_sample"] = True
+        settings["temperature"] = options.temperature
+        settings["top_k"] = options.top_k or 0
+        settings["top_p"] = 1.0 if options.top_p is None else options.top_p
+        settings["min_p"] = options.min_p
+    return settings
 
 
 def _until(stop_tokens: Sequence[int], tokens: list[int]) -> list[int]:
