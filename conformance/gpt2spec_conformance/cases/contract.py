@@ -13,14 +13,10 @@ from gpt2spec_conformance.cases.inputs import L2, token_batch, tokens_and_target
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
+contract_case = partial(case, level="inference", operation="backend")
 
-@case(
-    "contract.parameters",
-    level="inference",
-    operation="backend",
-    metric="exact",
-    truth=lambda answer: weight_set("probe", L2),
-)
+
+@contract_case("contract.parameters", metric="exact", truth=lambda answer: weight_set("probe", L2))
 def parameters(subject: Subject) -> Answer:
     """dump_params gives back what load_params took: names, their order, shapes and bits."""
     backend, params = backend_of(subject), weight_set("probe", L2)
@@ -30,7 +26,7 @@ def parameters(subject: Subject) -> Answer:
     return found
 
 
-@case("contract.capabilities", level="inference", operation="backend", metric="exact", truth=all_hold)
+@contract_case("contract.capabilities", metric="exact", truth=all_hold)
 def capabilities(subject: Subject) -> Answer:
     """What the backend says of itself is well-formed, and it computes in a dtype that it claims."""
     backend = backend_of(subject)
@@ -64,7 +60,7 @@ def _must_raise(action: Any, capability: str) -> None:
     raise Nonconformance(f"the backend says that it has no {capability}, but computes them")
 
 
-@case("contract.precision", level="inference", operation="backend")
+@contract_case("contract.precision")
 def precision(subject: Subject) -> Answer:
     """A product has the precision of its dtype: it is not computed in a lower one.
 
@@ -86,10 +82,8 @@ def precision(subject: Subject) -> Answer:
     return {name: backend.to_numpy(x) for name, x in found.items()}
 
 
-@case(
+@contract_case(
     "contract.jit",
-    level="inference",
-    operation="backend",
     metric="exact",
     truth=lambda answer: {
         "first": np.array([3.0, 5.0]),
@@ -113,10 +107,8 @@ def jit(subject: Subject) -> Answer:
     return {**answer, "first, kept": backend.to_numpy(first), "input, kept": backend.to_numpy(x)}
 
 
-@case(
+@contract_case(
     "contract.jit-update",
-    level="inference",
-    operation="backend",
     metric="exact",
     truth=lambda answer: {"states": np.array([2.0, 5.0, 11.0, 23.0]), "aux": np.array([0.5, 2.0, 5.0, 11.0])},
 )
@@ -136,12 +128,7 @@ def jit_update(subject: Subject) -> Answer:
     return {"states": np.array(states), "aux": np.array(seen)}
 
 
-@case(
-    "contract.eager",
-    level="inference",
-    operation="backend",
-    truth=lambda answer: {"eager": answer["compiled"], "loop": answer["compiled"]},
-)
+@contract_case("contract.eager", truth=lambda answer: {"eager": answer["compiled"], "loop": answer["compiled"]})
 def eager(subject: Subject) -> Answer:
     """Compiled and uncompiled logits agree, and the layers' own loop with the plain one."""
     backend = backend_of(subject)

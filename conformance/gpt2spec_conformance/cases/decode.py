@@ -1,6 +1,7 @@
 """Cached decoding against the whole pass, filters, and generation."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -156,6 +157,8 @@ ENDING = [[44, 7, 22, 7, 13, 12, 28], [54, 2, 19, 11], [4, 6, 55, 10, 38, 52, 17
 GREEDY = GenerateOptions(max_new_tokens=8, temperature=0.0)
 SAMPLED = GenerateOptions(max_new_tokens=8, temperature=0.9, top_k=20, top_p=0.95, seed=83)
 
+generation_case = functools.partial(case, level="decode", operation="generate", metric="exact")
+
 
 def continued(subject: Subject, prompts: list[list[int]], options: GenerateOptions) -> Answer:
     """The new tokens of each text; -1 after its end."""
@@ -164,7 +167,7 @@ def continued(subject: Subject, prompts: list[list[int]], options: GenerateOptio
     return {f"text {i}": np.array(row) for i, row in enumerate(filled)}
 
 
-@case("decode.generate.greedy", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.greedy")
 def greedy(subject: Subject) -> Answer:
     """Greedy continuations.
 
@@ -173,7 +176,7 @@ def greedy(subject: Subject) -> Answer:
     return continued(subject, PROMPTS, GREEDY)
 
 
-@case("decode.generate.sampled", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.sampled")
 def sampled(subject: Subject) -> Answer:
     """The same seed gives the same tokens: one uniform number a token, inverse CDF, a stream for each prompt.
 
@@ -182,7 +185,7 @@ def sampled(subject: Subject) -> Answer:
     return continued(subject, PROMPTS, SAMPLED)
 
 
-@case("decode.generate.samples", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.samples")
 def samples(subject: Subject) -> Answer:
     """Samples of a prompt have numbers of their own, wherever it stands, and equal prompts go on with the next.
 
@@ -191,19 +194,19 @@ def samples(subject: Subject) -> Answer:
     return continued(subject, [PROMPTS[0], PROMPTS[2], PROMPTS[0]], dataclasses.replace(SAMPLED, samples=2))
 
 
-@case("decode.generate.stop", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.stop")
 def stop(subject: Subject) -> Answer:
     """A text ends before its first stop token; the others go on."""
     return continued(subject, STOPPING, dataclasses.replace(GREEDY, stop_tokens=STOP))
 
 
-@case("decode.generate.penalty", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.penalty")
 def penalty(subject: Subject) -> Answer:
     """The repetition penalty is for tokens of the prompt and for new ones."""
     return continued(subject, REPEATING, dataclasses.replace(GREEDY, repetition_penalty=1.5))
 
 
-@case("decode.generate.beams", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.beams")
 def beams(subject: Subject) -> Answer:
     """The likeliest sequences by beam search, in order.
 
@@ -212,20 +215,14 @@ def beams(subject: Subject) -> Answer:
     return continued(subject, BRANCHING, GenerateOptions(max_new_tokens=6, beams=3, samples=3))
 
 
-@case("decode.generate.beams.length", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.beams.length")
 def beams_of_lengths(subject: Subject) -> Answer:
     """Beams of different lengths by the mean of their log-probabilities, the stop token's included."""
     options = GenerateOptions(max_new_tokens=6, beams=3, samples=3, length_penalty=1.0, stop_tokens=STOP)
     return continued(subject, ENDING, options)
 
 
-@case(
-    "decode.generate.alone",
-    level="decode",
-    operation="generate",
-    metric="exact",
-    truth=lambda answer: {"batched": answer["alone"]},
-)
+@generation_case("decode.generate.alone", truth=lambda answer: {"batched": answer["alone"]})
 def alone(subject: Subject) -> Answer:
     """A prompt's continuation does not depend on what else is in the batch."""
     prompts = [PROMPTS[2], PROMPTS[0], PROMPTS[1]]
@@ -235,7 +232,7 @@ def alone(subject: Subject) -> Answer:
     }
 
 
-@case("decode.generate.overflow", level="decode", operation="generate", metric="exact")
+@generation_case("decode.generate.overflow")
 def overflow(subject: Subject) -> Answer:
     """A prompt that would pass the context with its new tokens is refused.
 

@@ -1,6 +1,7 @@
 """These cases ask what decoding does on the device: reorder a cache, and choose tokens as the host does."""
 
 import dataclasses
+import functools
 from typing import Any
 from unittest import mock
 
@@ -16,6 +17,8 @@ from gpt2spec_conformance.cases.inputs import L2, LONG, token_batch
 from gpt2spec_conformance.subject import Subject, backend_of
 from gpt2spec_conformance.weights import weight_set
 
+device_case = functools.partial(case, level="decode", operation="backend")
+
 # ---------------------------------------------------------------------- the cache
 
 BEGINNINGS = [[5, 9, 5, 30, 2, 11, 60], [40, 2, 33, 8, 1, 60, 17, 0, 24]]
@@ -27,7 +30,7 @@ CHANGES = (
 """Which rows go on, and the tokens that they read then: exchanged and doubled, only exchanged, one dropped."""
 
 
-@case("decode.cache.select", level="decode", operation="backend", truth=lambda answer: {"logits": selected_logits()})
+@device_case("decode.cache.select", truth=lambda answer: {"logits": selected_logits()})
 def select(subject: Subject) -> Answer:
     """Rows of a cache that are exchanged, doubled and dropped go on with the logits of the whole pass.
 
@@ -61,7 +64,7 @@ def selected_logits() -> np.ndarray:
     return np.stack([oracle().logits(L2, params, np.array([text], np.int32))[0, -1] for text in read])
 
 
-@case("lengths.decode", level="decode", operation="backend", truth=lambda answer: {"logits": whole_logits()})
+@device_case("lengths.decode", truth=lambda answer: {"logits": whole_logits()})
 def lengths(subject: Subject) -> Answer:
     """A text that grows from 1 token to 1024 has the logits of the whole pass at every length.
 
@@ -115,13 +118,7 @@ def _on_device(subject: Subject, compute: Any, *inputs: np.ndarray) -> Answer:
         return {name: backend.to_numpy(x) for name, x in found.items()}
 
 
-@case(
-    "decode.device.filters",
-    level="decode",
-    operation="backend",
-    metric="whole",
-    truth=lambda answer: host_probabilities(),
-)
+@device_case("decode.device.filters", metric="whole", truth=lambda answer: host_probabilities())
 def filters(subject: Subject) -> Answer:
     """The device's filters give the host's probabilities, row by row, equal tokens included."""
     return _on_device(
@@ -141,7 +138,7 @@ def host_probabilities() -> Answer:
     }
 
 
-@case("decode.device.penalty", level="decode", operation="backend", truth=lambda answer: host_penalty())
+@device_case("decode.device.penalty", truth=lambda answer: host_penalty())
 def penalty(subject: Subject) -> Answer:
     """The device penalises the tokens of each row's text as the host does."""
     return _on_device(
@@ -158,9 +155,7 @@ def host_penalty() -> Answer:
     return {f"by {p}": np.stack([sampling.penalised(row, seen, p) for row, seen in rows]) for p in PENALTIES}
 
 
-@case(
-    "decode.device.inverse-cdf", level="decode", operation="backend", metric="exact", truth=lambda answer: host_tokens()
-)
+@device_case("decode.device.inverse-cdf", metric="exact", truth=lambda answer: host_tokens())
 def inverse_cdf(subject: Subject) -> Answer:
     """The device takes the host's token for a uniform number of 0, on a boundary, between them, and nearly 1."""
     return _on_device(
@@ -178,9 +173,7 @@ def host_tokens() -> Answer:
     }
 
 
-@case(
-    "decode.device.logprobs", level="decode", operation="backend", metric="whole", truth=lambda answer: host_logprobs()
-)
+@device_case("decode.device.logprobs", metric="whole", truth=lambda answer: host_logprobs())
 def logprobs(subject: Subject) -> Answer:
     """Log-probabilities that come from the device are those of the logits."""
     return _on_device(
@@ -205,10 +198,8 @@ GENERATED = {
 }
 
 
-@case(
+@device_case(
     "decode.device.generate",
-    level="decode",
-    operation="backend",
     metric="exact",
     truth=lambda answer: {name: answer[name.replace("device", "host")] for name in answer if "device" in name},
 )

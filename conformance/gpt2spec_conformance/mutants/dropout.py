@@ -114,25 +114,6 @@ def _weights_kept(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor
     return original(q, k, v, **{**settings, "dropout": 0.0})
 
 
-def _dropped(
-    normalise: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, Tensor], Tensor],
-) -> dict[str, Callable[..., Any]]:
-    """Replaces the weights of attention in training by `normalise(ops, drop, scores, visible)`."""
-
-    def attend(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-        key, rate = settings.get("key"), settings.get("dropout", 0.0)
-        if key is None or rate == 0.0:
-            return original(q, k, v, **settings)
-        T = q.shape[2]
-        scores = ops.matmul(q, ops.permute_dims(k, (0, 1, 3, 2)))
-        scores = ops.astype(scores, ops.reduce_dtype) / math.sqrt(q.shape[3])
-        visible = ops.reshape(ops.arange(T), (1, 1, 1, T)) <= ops.reshape(ops.arange(T), (1, 1, T, 1))
-        weights = normalise(ops, lambda x: ops.dropout(x, rate, key), scores, visible)
-        return ops.matmul(ops.astype(weights, ops.dtype), v)
-
-    return {"causal_attention": attend}
-
-
 def _scores_dropped(ops: TensorOps, drop: Any, scores: Tensor, visible: Tensor) -> Tensor:
     return ops.softmax(ops.where(visible, drop(scores), -math.inf))
 
@@ -148,6 +129,25 @@ def _site(name: str, summary: str, core: dict[str, Any], spec: str = SITES) -> M
 
 def _dropout(name: str, summary: str, replacement: Dropout, killed_by: str) -> Mutant:
     return Mutant(name, summary, SPEC, killed_by, ops={"dropout": replacement})
+
+
+def _weights(
+    name: str, summary: str, normalise: Callable[[TensorOps, Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
+) -> Mutant:
+    """Replaces the weights of attention in training by `normalise(ops, drop, scores, visible)`."""
+
+    def attend(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+        key, rate = settings.get("key"), settings.get("dropout", 0.0)
+        if key is None or rate == 0.0:
+            return original(q, k, v, **settings)
+        T = q.shape[2]
+        scores = ops.matmul(q, ops.permute_dims(k, (0, 1, 3, 2)))
+        scores = ops.astype(scores, ops.reduce_dtype) / math.sqrt(q.shape[3])
+        visible = ops.reshape(ops.arange(T), (1, 1, 1, T)) <= ops.reshape(ops.arange(T), (1, 1, T, 1))
+        weights = normalise(ops, lambda x: ops.dropout(x, rate, key), scores, visible)
+        return ops.matmul(ops.astype(weights, ops.dtype), v)
+
+    return Mutant(name, summary, WEIGHTS, GIVEN, ops={"causal_attention": attend})
 
 
 MUTANTS = [
@@ -190,12 +190,10 @@ MUTANTS = [
         GIVEN,
         ops={"causal_attention": _weights_kept},
     ),
-    Mutant("dropout-scores", "scores are dropped, before the softmax", WEIGHTS, GIVEN, ops=_dropped(_scores_dropped)),
-    Mutant(
+    _weights("dropout-scores", "scores are dropped, before the softmax", _scores_dropped),
+    _weights(
         "dropout-weights-renormalised",
         "attention weights are brought to a sum of 1 again after some were dropped",
-        WEIGHTS,
-        GIVEN,
-        ops=_dropped(_renormalised),
+        _renormalised,
     ),
 ]

@@ -115,6 +115,10 @@ def _everywhere(name: str, summary: str, killed_by: str, rounding: Rounding) -> 
     return _int8(name, summary, killed_by, rounding, rounding)
 
 
+def _lookup(name: str, summary: str, rounding: Rounding) -> Mutant:
+    return _int8(name, summary, "int8.embedding", lookup=rounding, spec=LOOKUP)
+
+
 REFERENCE = _int8("int8", "weights in whole steps, as they must be", "")
 """This variant makes any backend one that rounds weights to int8."""
 ROW, PROMPT = "int8.weights.row", "int8.weights.prompt"
@@ -133,20 +137,8 @@ MUTANTS = [
     _int8("int8-head-per-input", "the head's steps are those of its inputs", ROW, head=_per_input),
     _int8("int8-head-per-tensor", "all tokens' logits have steps of one size", PROMPT, head=_per_tensor),
     _int8("int8-blocks-exact", "only the head is rounded", ROW, blocks=lambda weight: weight),
-    _int8(
-        "int8-lookup-rounded",
-        "the embedding is looked up in whole steps",
-        "int8.embedding",
-        lookup=per_output,
-        spec=LOOKUP,
-    ),
-    _int8(
-        "int8-lookup-per-column",
-        "it is looked up in steps of each column",
-        "int8.embedding",
-        lookup=_per_input,
-        spec=LOOKUP,
-    ),
+    _lookup("int8-lookup-rounded", "the embedding is looked up in whole steps", per_output),
+    _lookup("int8-lookup-per-column", "it is looked up in steps of each column", _per_input),
     _int8(
         "int8-logits-wrapped",
         "a step is a 128th, and the largest weight becomes -128, in the blocks",
