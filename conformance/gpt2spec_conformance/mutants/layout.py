@@ -13,24 +13,6 @@ KILLED_BY = "model.logits.probe.L1"
 Heads = tuple[Tensor, Tensor, Tensor]
 
 
-def _reordered(change: Callable[[Tensor, Tensor, Tensor], Heads]) -> Callable[..., Heads]:
-    def split_heads(original: Any, ops: TensorOps, x: Tensor, n_head: int) -> Heads:
-        return change(*original(x, n_head))
-
-    return split_heads
-
-
-def _split(shape: Callable[[int, int], tuple[int, ...]], axes: tuple[int, ...]) -> Callable[..., Heads]:
-    """Splits heads by another shape, [B, T, *shape(n_head, d)], permuted to [3, B, H, T, d]."""
-
-    def split_heads(original: Any, ops: TensorOps, x: Tensor, n_head: int) -> Heads:
-        B, T, width = x.shape
-        x = ops.permute_dims(ops.reshape(x, (B, T, *shape(n_head, width // 3 // n_head))), axes)
-        return x[0], x[1], x[2]
-
-    return split_heads
-
-
 def _not_transposed(original: Any, ops: TensorOps, x: Tensor) -> Tensor:
     B, H, T, d = x.shape
     return ops.reshape(x, (B, T, H * d))
@@ -113,6 +95,24 @@ def _heads(name: str, summary: str, replacement: Callable[..., Heads]) -> Mutant
     return Mutant(name, summary, HEADS, KILLED_BY, ops={"split_heads": replacement})
 
 
+def _reordered(name: str, summary: str, change: Callable[[Tensor, Tensor, Tensor], Heads]) -> Mutant:
+    def split_heads(original: Any, ops: TensorOps, x: Tensor, n_head: int) -> Heads:
+        return change(*original(x, n_head))
+
+    return _heads(name, summary, split_heads)
+
+
+def _split(name: str, summary: str, shape: Callable[[int, int], tuple[int, ...]], axes: tuple[int, ...]) -> Mutant:
+    """Splits heads by another shape, [B, T, *shape(n_head, d)], permuted to [3, B, H, T, d]."""
+
+    def split_heads(original: Any, ops: TensorOps, x: Tensor, n_head: int) -> Heads:
+        B, T, width = x.shape
+        x = ops.permute_dims(ops.reshape(x, (B, T, *shape(n_head, width // 3 // n_head))), axes)
+        return x[0], x[1], x[2]
+
+    return _heads(name, summary, split_heads)
+
+
 def _merge(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant:
     return Mutant(name, summary, MERGED, KILLED_BY, ops={"merge_heads": replacement})
 
@@ -122,23 +122,26 @@ def _linear(name: str, summary: str, which: Callable[[int, int], bool], change: 
 
 
 MUTANTS = [
-    _heads("heads-q-k-swapped", "queries and keys exchanged", _reordered(lambda q, k, v: (k, q, v))),
-    _heads("heads-q-v-swapped", "queries and values exchanged", _reordered(lambda q, k, v: (v, k, q))),
-    _heads("heads-k-v-swapped", "keys and values exchanged", _reordered(lambda q, k, v: (q, v, k))),
-    _heads(
+    _reordered("heads-q-k-swapped", "queries and keys exchanged", lambda q, k, v: (k, q, v)),
+    _reordered("heads-q-v-swapped", "queries and values exchanged", lambda q, k, v: (v, k, q)),
+    _reordered("heads-k-v-swapped", "keys and values exchanged", lambda q, k, v: (q, v, k)),
+    _split(
         "heads-interleaved",
         "c_attn's output read as [H, 3, d] (GPT-NeoX, BLOOM)",
-        _split(lambda H, d: (H, 3, d), (3, 0, 2, 1, 4)),
+        lambda H, d: (H, 3, d),
+        (3, 0, 2, 1, 4),
     ),
-    _heads(
+    _split(
         "heads-innermost",
         "a head takes every H-th column, not d in a row",
-        _split(lambda H, d: (3, d, H), (2, 0, 4, 1, 3)),
+        lambda H, d: (3, d, H),
+        (2, 0, 4, 1, 3),
     ),
-    _heads(
+    _split(
         "heads-triples",
         "queries, keys and values alternate column by column",
-        _split(lambda H, d: (H, d, 3), (4, 0, 2, 1, 3)),
+        lambda H, d: (H, d, 3),
+        (4, 0, 2, 1, 3),
     ),
     _heads("heads-not-transposed", "heads split by a reshape alone: positions and heads mix", _reshaped_heads),
     _merge("merge-not-transposed", "heads merged by a reshape alone: positions and heads mix", _not_transposed),

@@ -48,19 +48,27 @@ def rounded(ops: TensorOps, x: Tensor, bits: int) -> Tensor:
     return large - (large - x)
 
 
-def _product_in(bits: int, factors: int) -> Callable[..., Tensor]:
-    """Rounds the first so many arguments of an operation, which it multiplies."""
-
-    def product(original: Any, ops: TensorOps, *args: Any, **settings: Any) -> Tensor:
-        return original(*(rounded(ops, x, bits) for x in args[:factors]), *args[factors:], **settings)
-
-    return product
-
-
 def _products_in(bits: int) -> dict[str, Callable[..., Any]]:
     """Rounds the inputs of every product of matrices."""
-    factors = {"linear": 2, "causal_attention": 3, "unembed": 2, "head_cross_entropy": 2}
-    return {name: _product_in(bits, count) for name, count in factors.items()}
+
+    def linear(original: Any, ops: TensorOps, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return original(rounded(ops, x, bits), rounded(ops, weight, bits), bias)
+
+    def attend(original: Any, ops: TensorOps, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+        return original(*(rounded(ops, x, bits) for x in (q, k, v)), **settings)
+
+    def unembed(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:
+        return original(rounded(ops, x, bits), rounded(ops, wte, bits))
+
+    def head_cross_entropy(original: Any, ops: TensorOps, x: Tensor, wte: Tensor, targets: Tensor) -> Tensor:
+        return original(rounded(ops, x, bits), rounded(ops, wte, bits), targets)
+
+    return {
+        "linear": linear,
+        "causal_attention": attend,
+        "unembed": unembed,
+        "head_cross_entropy": head_cross_entropy,
+    }
 
 
 def _logits_rounded(original: Any, ops: TensorOps, x: Tensor, wte: Tensor) -> Tensor:

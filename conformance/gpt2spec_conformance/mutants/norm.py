@@ -10,7 +10,7 @@ from gpt2spec_conformance.mutants.fault import Mutant
 
 SPEC = "layer norm: (x - mean) / sqrt(biased variance + 1e-5) * weight + bias (TensorOps.layer_norm)"
 FINAL = "a final layer norm ln_f stands between the last block and the head (model.transformer)"
-KILLED_BY = "model.logits.probe.L1"
+KILLED_BY, OF_EPSILON, OF_GRADIENT = "model.logits.probe.L1", "model.logits.init.L2", "gradient.weights.probe.L1"
 Statistics = Callable[[TensorOps, Tensor, float], tuple[Tensor, Tensor]]
 
 
@@ -74,7 +74,7 @@ def _epsilon(text: str) -> Mutant:
         return original(x, weight, bias, float(text))
 
     summary = f"layer norm with an epsilon of {text} for 1e-5"
-    return Mutant(f"ln-epsilon-{text}", summary, SPEC, "model.logits.init.L2", ops={"layer_norm": layer_norm})
+    return Mutant(f"ln-epsilon-{text}", summary, SPEC, OF_EPSILON, ops={"layer_norm": layer_norm})
 
 
 def _affine(name: str, summary: str, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Mutant:
@@ -90,27 +90,15 @@ def _without_final(original: Any, ops: TensorOps, config: GPT2Config, params: Tr
 
 
 MUTANTS = [
-    _statistics(
-        "ln-epsilon-outside",
-        "epsilon added to the deviation, outside the root",
-        _epsilon_outside,
-        "model.logits.init.L2",
-    ),
+    _statistics("ln-epsilon-outside", "epsilon added to the deviation, outside the root", _epsilon_outside, OF_EPSILON),
     _epsilon("1e-3"),
     _epsilon("1e-6"),
     _epsilon("1e-8"),
     _epsilon("1e-12"),
     _statistics("ln-no-root", "division by the variance, not by its root", _no_root),
     _statistics("ln-unbiased", "variance with n - 1 (torch.var's default) for n", _unbiased),
-    _statistics(
-        "ln-detached", "mean and deviation are constants to the gradient", _detached, "gradient.weights.probe.L1"
-    ),
-    _statistics(
-        "ln-detached-deviation",
-        "the deviation is a constant to the gradient",
-        _detached_root,
-        "gradient.weights.probe.L1",
-    ),
+    _statistics("ln-detached", "mean and deviation are constants to the gradient", _detached, OF_GRADIENT),
+    _statistics("ln-detached-deviation", "the deviation is a constant to the gradient", _detached_root, OF_GRADIENT),
     _statistics("ln-rms", "root mean square norm: the mean is not subtracted", _rms),
     _statistics("ln-over-positions", "statistics over the positions, not over the width", _over_positions),
     _statistics("ln-over-all", "one mean and variance for all positions of a row", _over_position_and_width),

@@ -118,6 +118,14 @@ def _filter(name: str, summary: str, replacement: Filter) -> Mutant:
     return _function(name, summary, FILTERS, "filters", filtered_probabilities=replacement)
 
 
+def _draw(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant:
+    return _function(name, summary, CHOICE, "inverse-cdf", inverse_cdf=replacement)
+
+
+def _penalty(name: str, summary: str, replacement: Callable[..., Tensor]) -> Mutant:
+    return _function(name, summary, PENALTY, "penalty", penalised=replacement)
+
+
 MUTANTS = [
     _filter("device-by-rank", "probabilities stand in the order of their size, not by id", _by_rank),
     _filter(
@@ -128,25 +136,15 @@ MUTANTS = [
     _filter("device-temperature-ignored", "the device ignores the temperature", _temperature_ignored),
     _filter("device-min-p-absolute", "min-p is a probability, not a share of the largest", _min_p_absolute),
     _filter("device-openai-ignored", "the device knows one rule of top-p only", _other_rule),
-    _function(
+    _draw(
         "device-sum-reached",
         "the running sum need not exceed the number: tokens without probability are drawn",
-        CHOICE,
-        "inverse-cdf",
-        inverse_cdf=_reached,
+        _reached,
     ),
-    _function(
-        "device-total-of-one", "probabilities are taken to add up to 1", CHOICE, "inverse-cdf", inverse_cdf=_of_one
-    ),
-    _function("device-penalty-divides-all", "negative logits are divided, too", PENALTY, "penalty", penalised=_divided),
-    _function("device-penalty-everything", "all tokens are penalised", PENALTY, "penalty", penalised=_everything),
-    _function(
-        "device-penalty-shared",
-        "all rows are penalised for the first one's text",
-        PENALTY,
-        "penalty",
-        penalised=_first_row_only,
-    ),
+    _draw("device-total-of-one", "probabilities are taken to add up to 1", _of_one),
+    _penalty("device-penalty-divides-all", "negative logits are divided, too", _divided),
+    _penalty("device-penalty-everything", "all tokens are penalised", _everything),
+    _penalty("device-penalty-shared", "all rows are penalised for the first one's text", _first_row_only),
     _function(
         "device-logprob-shifted",
         "the logit's distance from the largest one",
