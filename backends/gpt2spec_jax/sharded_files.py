@@ -78,7 +78,7 @@ def open_sharded(folder: Path) -> dict[str, StoredTensor]:
 
 @contextmanager
 def failures(what: str) -> Iterator[None]:
-    """Orbax and TensorStore raise whatever there is, and log it with tracebacks: it is told once, by us."""
+    """Orbax and TensorStore raise and log many things, with tracebacks: users see one message, which is ours."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
